@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the samepage merging tests share.
+ *
+ * A test program is a table of functions.  Each function runs in a process of
+ * its own, at the head of a process group that is killed when it ends, with
+ * every knob of /sys/kernel/mm/ksm at a known value and nothing merged.  A
+ * check that does not hold ends the process, and with it the test; no test
+ * has to clean up after itself.
+ *
+ * Environment: KSM_TEST_SLOW=N multiplies every deadline (slow kernels).
+ * Arguments: names of the tests to run; all of them when there are none.
+ */
+#ifndef _KSM_LIB_H
+#define _KSM_LIB_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kernel-page-flags.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE	67
+#define PR_GET_MEMORY_MERGE	68
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE		25
+#endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE		0x08
+#endif
+
+#define PAGE_SIZE		4096UL
+#define ARRAY_LEN(a)		(sizeof(a) / sizeof((a)[0]))
+
+/* Memory policies, so that no libnuma is needed. */
+#define KSM_MPOL_BIND		2
+#define KSM_MPOL_MF_MOVE	(1 << 1)
+#define KSM_MPOL_MF_MOVE_ALL	(1 << 2)
+
+/* ---- lib_run.c: running tests, checks, knobs ---- */
+
+struct ksm_test {
+	const char *name;
+	void (*fn)(void);
+};
+
+int ksm_run_tests(int argc, char **argv, const struct ksm_test *tests,
+		  int nr_tests);
+
+void ksm_fail(const char *file, int line, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 3, 4)));
+void ksm_skip(const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 1, 2)));
+void ksm_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+void ksm_check_eq(const char *file, int line, const char *left, long l,
+		  const char *right, long r);
+void ksm_check_ge(const char *file, int line, const char *left, long l,
+		  const char *right, long r);
+
+#define FAIL(...)	ksm_fail(__FILE__, __LINE__, __VA_ARGS__)
+#define CHECK(cond)							\
+	do {								\
+		if (!(cond))						\
+			FAIL("not so: %s (errno %d)", #cond, errno);	\
+	} while (0)
+#define CHECK_EQ(l, r)							\
+	ksm_check_eq(__FILE__, __LINE__, #l, (long)(l), #r, (long)(r))
+#define CHECK_GE(l, r)							\
+	ksm_check_ge(__FILE__, __LINE__, #l, (long)(l), #r, (long)(r))
+/* The call is to fail with this errno. */
+#define CHECK_ERRNO(call, err)						\
+	do {								\
+		errno = 0;						\
+		if ((long)(call) != -1 || errno != (err))		\
+			FAIL("%s: errno %d, not %s", #call, errno, #err); \
+	} while (0)
+
+/* Times are in seconds of CLOCK_MONOTONIC. */
+double ksm_now(void);
+double ksm_slow(void);
+
+/* Does the condition come true within these seconds? */
+#define BECOMES(cond, seconds)						\
+({									\
+	double end_ = ksm_now() + (seconds) * ksm_slow();		\
+	bool ok_;							\
+									\
+	while (!(ok_ = !!(cond)) && ksm_now() < end_)			\
+		usleep(5000);						\
+	ok_;								\
+})
+#define WAIT_FOR(cond)							\
+	do {								\
+		if (!BECOMES(cond, 20))					\
+			FAIL("still not so after the deadline: %s", #cond); \
+	} while (0)
+
+/* Knobs: all of them live in /sys/kernel/mm/ksm. */
+bool ksm_has(const char *knob);
+long ksm_get(const char *knob);
+void ksm_set(const char *knob, long value);
+int ksm_write(const char *knob, const char *data, size_t len);	/* 0, -errno */
+int ksm_read(const char *knob, char *buf, size_t size);
+const char *ksm_as_found(const char *knob);
+
+void ksm_scan(int passes);	/* ksmd runs, and goes on running */
+void ksm_settle(void);		/* ksmd merges what it can, then stops */
+
+int file_write(const char *path, const char *data, size_t len);
+int file_print(const char *path, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+ssize_t file_read(const char *path, char *buf, size_t size);
+long file_long(const char *path);		/* fails the test */
+long file_field(const char *path, const char *field);	/* -1: no such */
+long vmstat(const char *field);
+
+/* ---- lib_mem.c: memory, its content, where it is ---- */
+
+char *map_pages(size_t nr);
+void fill_page(void *page, uint64_t seed);
+bool page_is(const void *page, uint64_t seed);
+/* Page i holds the content of seed + i % distinct. */
+void fill_area(char *area, size_t nr, uint64_t seed, size_t distinct);
+void verify_at(const char *file, int line, const char *area, size_t nr,
+	       uint64_t seed, size_t distinct);
+#define VERIFY(area, nr, seed, distinct)				\
+	verify_at(__FILE__, __LINE__, area, nr, seed, distinct)
+char *mergeable_area(size_t nr, uint64_t seed, size_t distinct);
+
+#define PM_SOFT_DIRTY		(1ULL << 55)
+#define PM_EXCLUSIVE		(1ULL << 56)
+#define PM_UFFD_WP		(1ULL << 57)
+#define PM_SWAPPED		(1ULL << 62)
+#define PM_PRESENT		(1ULL << 63)
+
+uint64_t pagemap_of(pid_t pid, const void *addr);
+uint64_t pagemap(const void *addr);
+unsigned long pfn_of(pid_t pid, const void *addr);	/* 0: not present */
+unsigned long pfn(const void *addr);
+uint64_t page_flags(unsigned long pfn);
+long page_mapcount(unsigned long pfn);
+bool is_ksm(const void *addr);
+size_t count_ksm(const char *area, size_t nr);
+size_t count_swapped(const char *area, size_t nr);
+
+/* One line of the smaps entry of the area at addr; -1 if there is none. */
+long smaps_kb(const void *addr, const char *field);
+bool smaps_flag(const void *addr, const char *flag);
+
+long proc_ksm(pid_t pid, const char *field);
+long proc_merging(pid_t pid);
+
+/* Nodes with memory, numbered as they come; fewer ends in a skip. */
+int need_nodes(int *nodes, int nr);
+int node_of(const void *addr);
+/* move_pages(2) to one node; what the call returned, or -errno. */
+long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
+		  int flags);
+/* Move until everything has arrived, trying again a few times. */
+void move_area(char *area, size_t nr, int node);
+int bind_area(char *area, size_t nr, int node, int flags);
+
+/* ---- lib_proc.c: other processes and control groups ---- */
+
+struct peer {
+	pid_t pid;
+	int in, out;
+};
+
+/* Both sides talk through their struct peer; fn returning is success. */
+void peer_start(struct peer *p, void (*fn)(struct peer *me, void *arg),
+		void *arg);
+void peer_send(struct peer *p, long value);
+long peer_recv(struct peer *p);
+void peer_join(struct peer *p);		/* it must succeed */
+int peer_status(struct peer *p);	/* as waitpid() tells it */
+
+/* A control group of its own for the test (cgroup v2, memory). */
+void memcg_enter(void);
+int memcg_write(const char *file, const char *value);
+long memcg_get(const char *file);
+long memcg_stat(const char *field);
+void memcg_remove(void);
+/* Push this group's memory out; true if all these pages are in swap then. */
+bool memcg_swap_out(const char *area, size_t nr);
+
+#endif

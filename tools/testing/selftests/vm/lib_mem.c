@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory with known content, and where the kernel has put it.
+ */
+#include "ksm_lib.h"
+
+#define WORDS	(PAGE_SIZE / sizeof(uint64_t))
+
+char *map_pages(size_t nr)
+{
+	char *area = mmap(NULL, nr * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(area != MAP_FAILED);
+	madvise(area, nr * PAGE_SIZE, MADV_NOHUGEPAGE);
+	return area;
+}
+
+/* No two words of one page are alike, nor the same word of two seeds. */
+static uint64_t word_of(uint64_t seed, size_t i)
+{
+	return (seed + 1) * 0x9e3779b97f4a7c15ULL + i * 0xd1342543de82ef95ULL;
+}
+
+void fill_page(void *page, uint64_t seed)
+{
+	uint64_t *word = page;
+
+	for (size_t i = 0; i < WORDS; i++)
+		word[i] = word_of(seed, i);
+}
+
+bool page_is(const void *page, uint64_t seed)
+{
+	const uint64_t *word = page;
+
+	for (size_t i = 0; i < WORDS; i++)
+		if (word[i] != word_of(seed, i))
+			return false;
+	return true;
+}
+
+void fill_area(char *area, size_t nr, uint64_t seed, size_t distinct)
+{
+	for (size_t i = 0; i < nr; i++)
+		fill_page(area + i * PAGE_SIZE, seed + i % distinct);
+}
+
+void verify_at(const char *file, int line, const char *area, size_t nr,
+	       uint64_t seed, size_t distinct)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (!page_is(area + i * PAGE_SIZE, seed + i % distinct))
+			ksm_fail(file, line, "page %zu of %zu has lost its content",
+				 i, nr);
+}
+
+char *mergeable_area(size_t nr, uint64_t seed, size_t distinct)
+{
+	char *area = map_pages(nr);
+
+	fill_area(area, nr, seed, distinct);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	return area;
+}
+
+/* ---- pagemap, kpageflags, kpagecount ---- */
+
+static uint64_t read_entry(const char *path, unsigned long index)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (fd < 0)
+		FAIL("cannot open %s: errno %d", path, errno);
+	if (pread(fd, &entry, sizeof(entry), index * sizeof(entry)) !=
+	    sizeof(entry))
+		FAIL("cannot read %s at %lu: errno %d", path, index, errno);
+	close(fd);
+	return entry;
+}
+
+uint64_t pagemap_of(pid_t pid, const void *addr)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	return read_entry(path, (unsigned long)addr / PAGE_SIZE);
+}
+
+uint64_t pagemap(const void *addr)
+{
+	return pagemap_of(getpid(), addr);
+}
+
+unsigned long pfn_of(pid_t pid, const void *addr)
+{
+	uint64_t entry = pagemap_of(pid, addr);
+
+	return entry & PM_PRESENT ? entry & ((1ULL << 55) - 1) : 0;
+}
+
+unsigned long pfn(const void *addr)
+{
+	return pfn_of(getpid(), addr);
+}
+
+uint64_t page_flags(unsigned long pfn)
+{
+	return read_entry("/proc/kpageflags", pfn);
+}
+
+long page_mapcount(unsigned long pfn)
+{
+	return read_entry("/proc/kpagecount", pfn);
+}
+
+bool is_ksm(const void *addr)
+{
+	unsigned long nr = pfn(addr);
+
+	return nr && page_flags(nr) & (1ULL << KPF_KSM);
+}
+
+size_t count_ksm(const char *area, size_t nr)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		found += is_ksm(area + i * PAGE_SIZE);
+	return found;
+}
+
+size_t count_swapped(const char *area, size_t nr)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		found += !!(pagemap(area + i * PAGE_SIZE) & PM_SWAPPED);
+	return found;
+}
+
+/* ---- what /proc/PID tells ---- */
+
+/* The rest of the line that begins with the field, for the area at addr. */
+static bool smaps_line(const void *addr, const char *field, char *rest,
+		       size_t size)
+{
+	unsigned long start, end, at = (unsigned long)addr;
+	size_t len = strlen(field);
+	bool here = false, found = false;
+	char line[512];
+	FILE *f;
+
+	f = fopen("/proc/self/smaps", "r");
+	CHECK(f);
+	while (!found && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+			here = at >= start && at < end;
+			continue;
+		}
+		if (!here || strncmp(line, field, len) || line[len] != ':')
+			continue;
+		snprintf(rest, size, "%s", line + len + 1);
+		found = true;
+	}
+	fclose(f);
+	return found;
+}
+
+long smaps_kb(const void *addr, const char *field)
+{
+	char rest[512];
+
+	if (!smaps_line(addr, field, rest, sizeof(rest)))
+		return -1;
+	return strtol(rest, NULL, 10);
+}
+
+bool smaps_flag(const void *addr, const char *flag)
+{
+	char rest[512], *word;
+
+	if (!smaps_line(addr, "VmFlags", rest, sizeof(rest)))
+		return false;
+	for (word = strtok(rest, " \n"); word; word = strtok(NULL, " \n"))
+		if (!strcmp(word, flag))
+			return true;
+	return false;
+}
+
+long proc_ksm(pid_t pid, const char *field)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", pid);
+	return file_field(path, field);
+}
+
+long proc_merging(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/ksm_merging_pages", pid);
+	return file_long(path);
+}
+
+/* ---- NUMA ---- */
+
+int need_nodes(int *nodes, int nr)
+{
+	char buf[128], *at = buf;
+	int found = 0;
+
+	if (file_read("/sys/devices/system/node/has_memory", buf,
+		      sizeof(buf)) <= 0)
+		ksm_skip("no NUMA");
+	while (*at && *at != '\n') {
+		int first = strtol(at, &at, 10), last = first;
+
+		if (*at == '-')
+			last = strtol(at + 1, &at, 10);
+		for (int node = first; node <= last; node++, found++)
+			if (found < nr)
+				nodes[found] = node;
+		if (*at == ',')
+			at++;
+	}
+	if (found < nr)
+		ksm_skip("%d NUMA nodes needed, %d found", nr, found);
+	return found;
+}
+
+int node_of(const void *addr)
+{
+	void *page = (void *)addr;
+	int status = -1;
+
+	CHECK(!syscall(SYS_move_pages, 0, 1UL, &page, NULL, &status, 0));
+	return status;
+}
+
+long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
+		  int flags)
+{
+	int *nodes = calloc(nr, sizeof(*nodes));
+	long ret;
+
+	CHECK(nodes);
+	for (size_t i = 0; i < nr; i++)
+		nodes[i] = node;
+	ret = syscall(SYS_move_pages, pid, nr, pages, nodes, status, flags);
+	if (ret < 0)
+		ret = -errno;
+	free(nodes);
+	return ret;
+}
+
+void move_area(char *area, size_t nr, int node)
+{
+	char **pages = calloc(nr, sizeof(*pages));
+	int *status = calloc(nr, sizeof(*status));
+	size_t left = nr;
+
+	CHECK(pages && status);
+	for (int tries = 0; left && tries < 20; tries++) {
+		for (size_t i = 0; i < nr; i++)
+			pages[i] = area + i * PAGE_SIZE;
+		CHECK_GE(move_to_node(0, pages, status, nr, node,
+				      KSM_MPOL_MF_MOVE_ALL), 0);
+		left = 0;
+		for (size_t i = 0; i < nr; i++)
+			left += node_of(area + i * PAGE_SIZE) != node;
+	}
+	CHECK_EQ(left, 0);
+	free(pages);
+	free(status);
+}
+
+int bind_area(char *area, size_t nr, int node, int flags)
+{
+	unsigned long mask[16] = {};
+
+	mask[node / 64] |= 1UL << node % 64;
+	if (syscall(SYS_mbind, area, nr * PAGE_SIZE, KSM_MPOL_BIND, mask,
+		    sizeof(mask) * 8, flags))
+		return -errno;
+	return 0;
+}

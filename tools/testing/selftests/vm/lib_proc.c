@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Other processes that take part in a test, and a control group to put it in.
+ */
+#include <poll.h>
+#include <sys/mount.h>
+#include "ksm_lib.h"
+
+void peer_start(struct peer *p, void (*fn)(struct peer *me, void *arg),
+		void *arg)
+{
+	int to[2], from[2];
+
+	CHECK(!pipe(to) && !pipe(from));
+	fflush(stdout);
+	p->pid = fork();
+	CHECK(p->pid >= 0);
+	if (!p->pid) {
+		struct peer me = { getppid(), to[0], from[1] };
+
+		close(to[1]);
+		close(from[0]);
+		fn(&me, arg);
+		_exit(0);
+	}
+	close(to[0]);
+	close(from[1]);
+	p->in = from[0];
+	p->out = to[1];
+}
+
+void peer_send(struct peer *p, long value)
+{
+	CHECK(write(p->out, &value, sizeof(value)) == sizeof(value));
+}
+
+long peer_recv(struct peer *p)
+{
+	struct pollfd fd = { p->in, POLLIN };
+	long value = 0;
+
+	if (poll(&fd, 1, 40000 * ksm_slow()) != 1)
+		FAIL("process %d does not answer", p->pid);
+	if (read(p->in, &value, sizeof(value)) != sizeof(value))
+		FAIL("process %d is gone", p->pid);
+	return value;
+}
+
+int peer_status(struct peer *p)
+{
+	int status;
+
+	close(p->in);
+	close(p->out);
+	CHECK(waitpid(p->pid, &status, 0) == p->pid);
+	return status;
+}
+
+void peer_join(struct peer *p)
+{
+	int status = peer_status(p);
+
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
+		FAIL("process %d ended with status %#x", p->pid, status);
+}
+
+/* ---- control group ---- */
+
+#define CGROUP_OWN	"/tmp/ksm_test_cgroup"
+#define CGROUP_NAME	"ksm_test"
+
+/* Where cgroup v2 is, or NULL. */
+static const char *cgroup_root(void)
+{
+	static char root[128];
+	char line[512], at[128], type[32];
+	FILE *f;
+
+	root[0] = '\0';
+	f = fopen("/proc/mounts", "r");
+	if (!f)
+		return NULL;
+	while (!root[0] && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%*s %127s %31s", at, type) == 2 &&
+		    !strcmp(type, "cgroup2"))
+			strcpy(root, at);
+	fclose(f);
+	return root[0] ? root : NULL;
+}
+
+static const char *memcg_path(const char *file)
+{
+	static char path[256];
+
+	snprintf(path, sizeof(path), "%s/" CGROUP_NAME "/%s", cgroup_root(),
+		 file);
+	return path;
+}
+
+void memcg_enter(void)
+{
+	char control[160];
+
+	if (!cgroup_root()) {
+		mkdir(CGROUP_OWN, 0700);
+		if (mount("none", CGROUP_OWN, "cgroup2", 0, NULL) ||
+		    !cgroup_root())
+			ksm_skip("no cgroup v2");
+	}
+	snprintf(control, sizeof(control), "%s/cgroup.subtree_control",
+		 cgroup_root());
+	if (file_print(control, "+memory"))
+		ksm_skip("no memory control groups");
+	if (mkdir(memcg_path(""), 0700) && errno != EEXIST)
+		ksm_skip("cannot make a control group: errno %d", errno);
+	CHECK_EQ(file_print(memcg_path("cgroup.procs"), "%d", getpid()), 0);
+}
+
+int memcg_write(const char *file, const char *value)
+{
+	return file_write(memcg_path(file), value, strlen(value));
+}
+
+long memcg_get(const char *file)
+{
+	return file_long(memcg_path(file));
+}
+
+long memcg_stat(const char *field)
+{
+	return file_field(memcg_path("memory.stat"), field);
+}
+
+/* Called when everybody in it is dead; the last may still be going. */
+void memcg_remove(void)
+{
+	const char *root = cgroup_root();
+
+	if (!root || access(memcg_path(""), F_OK))
+		return;
+	if (!BECOMES(!rmdir(memcg_path("")), 5))
+		ksm_note("control group stays behind: errno %d", errno);
+	if (!strcmp(root, CGROUP_OWN))
+		umount(CGROUP_OWN);
+}
+
+bool memcg_swap_out(const char *area, size_t nr)
+{
+	if (file_field("/proc/meminfo", "SwapFree") <= 0)
+		ksm_skip("no swap");
+	/* Reclaim ages pages first, and answers EAGAIN when it gets less. */
+	return BECOMES((memcg_write("memory.reclaim", "1G"),
+			count_swapped(area, nr) == nr), 10);
+}
