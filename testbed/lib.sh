@@ -1,0 +1,27 @@
+# shellcheck shell=bash
+# What every script of the testbed shares: where things are, and how to say something.
+set -euo pipefail
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BUILD=$TOP/build
+# shellcheck disable=SC2034
+TARBALL=${LINUX_SOURCE:-/usr/src/linux-source-6.12.tar.xz}
+export LC_ALL=C.UTF-8
+mkdir -p "$BUILD/lock"
+
+# say TEXT...: one line about what is going on, with the time since the script began
+say()
+{
+	printf '[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*" >&2
+}
+
+# die [-STATUS] TEXT...: one line about what went wrong, and out
+die()
+{
+	local status=1
+	if [[ $1 == -[0-9]* ]]; then
+		status=${1#-}
+		shift
+	fi
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit "$status"
+}

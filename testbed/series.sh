@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# The series as files: what a kernel tree looks like with our work in it, and laying that over a tree.
+# A stage is a folder that holds every file the series adds or changes, whole, and nothing else.
+
+SERIES_FOLDERS=(mm include tools Documentation)
+
+# patched_files PATCH: the files it changes
+patched_files()
+{
+	sed -n 's|^+++ b/\([^[:space:]]*\).*|\1|p' "$1"
+}
+
+# stage_series TREE STAGE: fills STAGE from our files and the patches, applied to what TREE has.
+# Says which patch fails on which file, and fails, if one does not apply.
+stage_series()
+{
+	local tree=$1 stage=$2 folder patch file version output
+	version=$(make -s -C "$tree" kernelversion)
+	for folder in "${SERIES_FOLDERS[@]}"; do
+		[[ ! -d $TOP/$folder ]] ||
+			rsync -r --exclude='*.o' --exclude='*~' --exclude='.*' "$TOP/$folder" "$stage/"
+	done
+	for patch in "$TOP"/patches/*.patch; do
+		[[ -e $patch ]] || continue
+		for file in $(patched_files "$patch"); do
+			if [[ -e $TOP/$file ]]; then
+				die "patches/${patch##*/} changes $file, which is a file of ours: change it there"
+			fi
+			if [[ ! -e $stage/$file && -e $tree/$file ]]; then
+				mkdir -p "$stage/${file%/*}"
+				cp "$tree/$file" "$stage/$file"
+			fi
+		done
+		output=$(patch -p1 -F0 -N -d "$stage" --no-backup-if-mismatch <"$patch" 2>&1) && continue
+		file=$(cd "$stage" && find . -name '*.rej' | sed 's|^\./||; s|\.rej$||' | paste -sd ' ')
+		die "patches/${patch##*/} does not apply to ${file:-a file that is missing} in Linux $version:" \
+			$'\n'"$output"
+	done
+}
+
+# put FILE DESTINATION: replaces it in one step, never writing through a hard link, with the time of now
+put()
+{
+	mkdir -p "${2%/*}"
+	cp "$1" "$2.new"
+	mv "$2.new" "$2"
+}
+
+# lay_stage STAGE TREE PRISTINE: makes TREE equal PRISTINE with STAGE over it, where it is not already.
+# TREE/.series lists the files that may differ from PRISTINE; what does not change keeps its time.
+lay_stage()
+{
+	local stage=$1 tree=$2 pristine=$3 file list
+	list=$tree/.series
+	touch "$list"
+	(cd "$stage" && find . -type f | sed 's|^\./||') >"$list.new"
+	sort -u "$list" "$list.new" -o "$list"
+	while read -r file; do
+		if [[ -e $stage/$file ]]; then
+			cmp -s "$stage/$file" "$tree/$file" || put "$stage/$file" "$tree/$file"
+		elif [[ -e $pristine/$file ]]; then
+			cmp -s "$pristine/$file" "$tree/$file" || put "$pristine/$file" "$tree/$file"
+		else
+			rm -f "$tree/$file"
+		fi
+	done <"$list"
+	mv "$list.new" "$list"
+}
