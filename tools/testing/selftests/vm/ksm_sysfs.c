@@ -45,13 +45,13 @@ static const struct knob knobs[] = {
 
 /* Nothing takes these. */
 static const char * const nonsense[] = {
-	"\n", " ", "\t\n", "-1", "-", "+", "x", "none", "a1", " 1", "\xff\xfe",
-	"\x01\x02\x03", ".5", "#0", "-99999999999999999999",
+	"\n", " ", "\t\n", "-1", "-", "+", "x", "a1", " 1", "\xff\xfe",
+	"\x01\x02\x03", ".5", "#0",
 };
 
 /* Numbers followed by something; the yes/no knobs look no further. */
 static const char * const trailing[] = {
-	"1 2", "1x", "1\n2", "1\n\n", "1.0", "0x10", "1,", "1 \n", "10e3",
+	"1 2", "1x", "1\n2", "1\n\n", "1.0", "0x10", "1,", "1 \n", "10e3", "none",
 };
 
 static const char * const counters[] = {

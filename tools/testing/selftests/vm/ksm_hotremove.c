@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+/* vm: --nodes 2 --hotplug 512M --timeout 300 */
+/*
+ * Memory that holds KSM pages is taken away, and comes back.
+ */
+#include <dirent.h>
+#include <glob.h>
+#include "ksm_lib.h"
+
+#define MEMORY		"/sys/devices/system/memory/"
+#define MAX_BLOCKS	256
+
+static long blocks[MAX_BLOCKS];
+static int nr_blocks;
+static int node;
+
+static unsigned long block_pages(void)
+{
+	char buf[64];
+
+	CHECK_GE(file_read(MEMORY "block_size_bytes", buf, sizeof(buf)), 1);
+	return strtoul(buf, NULL, 16) / PAGE_SIZE;
+}
+
+static int set_state(long block, const char *state)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), MEMORY "memory%ld/state", block);
+	return file_write(path, state, strlen(state));
+}
+
+static bool state_is(long block, const char *state)
+{
+	char path[128], buf[64];
+
+	snprintf(path, sizeof(path), MEMORY "memory%ld/state", block);
+	if (file_read(path, buf, sizeof(buf)) <= 0)
+		return false;
+	buf[strcspn(buf, "\n")] = '\0';
+	return !strcmp(buf, state);
+}
+
+/* Blocks of this node that are all movable, as hotplugged ones are. */
+static void find_blocks(void)
+{
+	char dir[128], path[300], zones[64];
+	struct dirent *entry;
+	DIR *d;
+
+	snprintf(dir, sizeof(dir), "/sys/devices/system/node/node%d", node);
+	d = opendir(dir);
+	CHECK(d);
+	while ((entry = readdir(d)) && nr_blocks < MAX_BLOCKS) {
+		long block;
+
+		if (sscanf(entry->d_name, "memory%ld", &block) != 1)
+			continue;
+		snprintf(path, sizeof(path), MEMORY "%s/valid_zones",
+			 entry->d_name);
+		if (file_read(path, zones, sizeof(zones)) <= 0)
+			continue;
+		if (!strncmp(zones, "Movable", 7) && state_is(block, "online"))
+			blocks[nr_blocks++] = block;
+	}
+	closedir(d);
+}
+
+/* Whatever an earlier test left offline. */
+static void online_everything(void)
+{
+	glob_t found;
+
+	if (glob(MEMORY "memory[0-9]*", 0, NULL, &found))
+		return;
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		long block = atol(strrchr(found.gl_pathv[i], '/') + 7);
+
+		if (state_is(block, "offline"))
+			set_state(block, "online_movable");
+	}
+	globfree(&found);
+}
+
+/* The last node, and the memory on it that can be taken away. */
+static void need_blocks(void)
+{
+	int nodes[16] = {}, nr;
+
+	online_everything();
+	nr = need_nodes(nodes, 2);
+	node = nodes[(nr > 16 ? 16 : nr) - 1];
+	find_blocks();
+	if (!nr_blocks)
+		ksm_skip("no removable memory on node %d", node);
+}
+
+static bool in_blocks(const char *addr)
+{
+	long block = pfn(addr) / block_pages();
+
+	for (int i = 0; i < nr_blocks; i++)
+		if (blocks[i] == block)
+			return true;
+	return false;
+}
+
+static size_t count_in_blocks(const char *area, size_t nr)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		found += in_blocks(area + i * PAGE_SIZE);
+	return found;
+}
+
+static void offline_all(void)
+{
+	for (int i = 0; i < nr_blocks; i++) {
+		int err = 0;
+
+		/* A page may be busy for a moment. */
+		if (!BECOMES(!(err = set_state(blocks[i], "offline")), 20))
+			FAIL("memory%ld does not go offline: %s", blocks[i],
+			     strerror(-err));
+		CHECK(state_is(blocks[i], "offline"));
+	}
+}
+
+static void online_all(void)
+{
+	for (int i = 0; i < nr_blocks; i++)
+		CHECK_EQ(set_state(blocks[i], "online_movable"), 0);
+}
+
+/* Filled on the memory that will go. */
+static char *area_there(size_t nr, uint64_t seed, size_t distinct)
+{
+	char *area = map_pages(nr);
+
+	CHECK_EQ(bind_area(area, nr, node, 0), 0);
+	fill_area(area, nr, seed, distinct);
+	CHECK_EQ(count_in_blocks(area, nr), nr);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	return area;
+}
+
+static void check_merged(char *area, size_t nr, uint64_t seed, size_t distinct)
+{
+	CHECK_EQ(count_ksm(area, nr), nr);
+	for (size_t i = distinct; i < nr; i++)
+		CHECK_EQ(pfn(area + i * PAGE_SIZE),
+			 pfn(area + i % distinct * PAGE_SIZE));
+	VERIFY(area, nr, seed, distinct);
+}
+
+/* ksmd runs all the time. */
+static void pages_move_out(void)
+{
+	const size_t nr = 1024, distinct = 128;
+	char *area, *more;
+
+	need_blocks();
+	area = area_there(nr, 100, distinct);
+	ksm_scan(4);
+	WAIT_FOR(count_ksm(area, nr) == nr);
+	CHECK_EQ(count_in_blocks(area, nr), nr);
+
+	offline_all();
+	CHECK_EQ(count_in_blocks(area, nr), 0);
+	ksm_settle();
+	check_merged(area, nr, 100, distinct);
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	CHECK_EQ(ksm_get("pages_sharing"), nr - distinct);
+
+	/* The index knows them: more of the same content joins. */
+	more = mergeable_area(distinct, 100, distinct);
+	ksm_settle();
+	for (size_t i = 0; i < distinct; i++)
+		CHECK_EQ(pfn(more + i * PAGE_SIZE), pfn(area + i * PAGE_SIZE));
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	VERIFY(more, distinct, 100, distinct);
+
+	/* And back. */
+	online_all();
+	ksm_set("run", 1);
+	move_area(area, nr, node);
+	ksm_settle();
+	check_merged(area, nr, 100, distinct);
+	CHECK(!munmap(more, distinct * PAGE_SIZE));
+	for (size_t i = 0; i < nr; i += 2)
+		fill_page(area + i * PAGE_SIZE, 5000 + i);
+	for (size_t i = 0; i < nr; i++)
+		CHECK(page_is(area + i * PAGE_SIZE,
+			      i % 2 ? 100 + i % distinct : 5000 + i));
+}
+
+/* While ksmd stands still nothing but migration itself can keep order. */
+static void ksmd_at_rest(void)
+{
+	const size_t nr = 512, distinct = 64;
+	char *area, *more;
+
+	need_blocks();
+	area = area_there(nr, 300, distinct);
+	ksm_settle();
+	offline_all();
+	CHECK_EQ(count_in_blocks(area, nr), 0);
+	check_merged(area, nr, 300, distinct);
+	more = mergeable_area(distinct, 300, distinct);
+	ksm_settle();
+	for (size_t i = 0; i < distinct; i++)
+		CHECK_EQ(pfn(more + i * PAGE_SIZE), pfn(area + i * PAGE_SIZE));
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	VERIFY(more, distinct, 300, distinct);
+	ksm_set("run", 2);
+	CHECK_EQ(count_ksm(area, nr), 0);
+	VERIFY(area, nr, 300, distinct);
+	online_all();
+}
+
+static void peer_in_blocks(struct peer *me, void *arg)
+{
+	char *area;
+
+	need_blocks();
+	area = area_there(256, (long)arg, 64);
+	peer_send(me, (long)area);
+	peer_recv(me);
+	VERIFY(area, 256, (long)arg, 64);
+}
+
+/*
+ * pitfall 4: everybody who mapped the pages is dead, ksmd has not noticed
+ * yet, and the memory goes away with the nodes pointing there.
+ */
+static void nodes_left_behind(void)
+{
+	const size_t nr = 256, distinct = 64;
+	struct peer peer;
+	char *area;
+
+	need_blocks();
+	peer_start(&peer, peer_in_blocks, (void *)700);
+	peer_recv(&peer);
+	ksm_settle();
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	peer_send(&peer, 0);
+	peer_join(&peer);
+	offline_all();
+
+	area = mergeable_area(nr, 700, distinct);
+	ksm_settle();
+	check_merged(area, nr, 700, distinct);
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	CHECK_EQ(ksm_get("pages_sharing"), nr - distinct);
+	online_all();
+	ksm_settle();
+	check_merged(area, nr, 700, distinct);
+}
+
+/* Block after block goes and comes back, with other processes' pages in it. */
+static void over_and_over(void)
+{
+	const size_t nr = 256, distinct = 64;
+	double end = ksm_now() + 6 * ksm_slow();
+	struct peer peer;
+	int rounds = 0;
+	char *area;
+
+	need_blocks();
+	peer_start(&peer, peer_in_blocks, (void *)900);
+	peer_recv(&peer);
+	area = area_there(nr, 900, distinct);
+	ksm_set("pages_to_scan", 10000);
+	ksm_scan(3);
+	for (; ksm_now() < end; rounds++) {
+		long block = blocks[rounds % nr_blocks];
+
+		if (!set_state(block, "offline"))
+			CHECK(BECOMES(!set_state(block, "online_movable"), 10));
+		move_area(area, nr, node);
+		VERIFY(area, nr, 900, distinct);
+	}
+	ksm_note("%d rounds", rounds);
+	ksm_settle();
+	check_merged(area, nr, 900, distinct);
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	CHECK_EQ(ksm_get("pages_sharing"), 2 * nr - distinct);
+	peer_send(&peer, 0);
+	peer_join(&peer);
+}
+
+/*
+ * pitfall 4: the whole device, with its memory map.  It cannot be plugged in
+ * again from inside, so this is the last test.
+ */
+static void ejected(void)
+{
+	const size_t nr = 512, distinct = 64;
+	struct peer peer;
+	glob_t found;
+	char *area;
+	bool gone;
+
+	need_blocks();
+	if (glob("/sys/bus/acpi/devices/PNP0C80:*/eject", 0, NULL, &found))
+		ksm_skip("no memory device that can be ejected");
+	area = area_there(nr, 1100, distinct);
+	peer_start(&peer, peer_in_blocks, (void *)1300);
+	peer_recv(&peer);
+	ksm_settle();
+	peer_send(&peer, 0);
+	peer_join(&peer);
+	ksm_scan(1);
+
+	offline_all();
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		file_write(found.gl_pathv[i], "1", 1);
+	globfree(&found);
+	gone = BECOMES(({
+		char path[128];
+
+		snprintf(path, sizeof(path), MEMORY "memory%ld", blocks[0]);
+		access(path, F_OK) != 0;
+	}), 20);
+
+	ksm_settle();
+	check_merged(area, nr, 1100, distinct);
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	CHECK_EQ(ksm_get("pages_sharing"), nr - distinct);
+	ksm_set("run", 2);
+	CHECK_EQ(count_ksm(area, nr), 0);
+	VERIFY(area, nr, 1100, distinct);
+	if (!gone)
+		ksm_skip("the memory was not ejected");
+}
+
+static const struct ksm_test tests[] = {
+	{ "pages_move_out", pages_move_out },
+	{ "ksmd_at_rest", ksmd_at_rest },
+	{ "nodes_left_behind", nodes_left_behind },
+	{ "over_and_over", over_and_over },
+	{ "ejected", ejected },
+};
+
+int main(int argc, char **argv)
+{
+	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+}

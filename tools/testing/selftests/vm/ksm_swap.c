@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0
+/* vm: --nodes 2 --swap 256M */
+/*
+ * KSM pages go to swap and come back, moved, forked and rewritten meanwhile.
+ */
+#include <sys/swap.h>
+#include "ksm_lib.h"
+
+#define NR	256
+#define DISTINCT	64
+
+static char *merged_area(uint64_t seed)
+{
+	char *area = mergeable_area(NR, seed, DISTINCT);
+
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR), NR);
+	return area;
+}
+
+static void merged_again(char *area, uint64_t seed)
+{
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR), NR);
+	CHECK_EQ(ksm_get("pages_shared"), DISTINCT);
+	CHECK_EQ(ksm_get("pages_sharing"), NR - DISTINCT);
+	VERIFY(area, NR, seed, DISTINCT);
+}
+
+static void out_and_in(void)
+{
+	char *area;
+	long copies;
+
+	memcg_enter();
+	area = merged_area(100);
+	for (int round = 0; round < 3; round++) {
+		CHECK(memcg_swap_out(area, NR));
+		copies = vmstat("ksm_swpin_copy");
+		VERIFY(area, NR, 100, DISTINCT);
+		CHECK_EQ(count_swapped(area, NR), 0);
+		/* pitfall 14: one page cannot serve several places */
+		CHECK_GE(vmstat("ksm_swpin_copy") - copies, 1);
+		merged_again(area, 100);
+	}
+	/* Written to, not read. */
+	CHECK(memcg_swap_out(area, NR));
+	for (size_t i = 0; i < NR; i += 2)
+		fill_page(area + i * PAGE_SIZE, 1000 + i);
+	for (size_t i = 0; i < NR; i++)
+		CHECK(page_is(area + i * PAGE_SIZE,
+			      i % 2 ? 100 + i % DISTINCT : 1000 + i));
+}
+
+/* The counters do not wait for the pages to come back. */
+static void counters_when_out(void)
+{
+	char *area;
+
+	memcg_enter();
+	area = merged_area(150);
+	CHECK(memcg_swap_out(area, NR));
+	ksm_set("run", 1);
+	WAIT_FOR(!ksm_get("pages_shared") && !ksm_get("pages_sharing"));
+	ksm_set("run", 0);
+	CHECK_EQ(proc_merging(getpid()), 0);
+	VERIFY(area, NR, 150, DISTINCT);
+	merged_again(area, 150);
+}
+
+static void peer_with_copy(struct peer *me, void *arg)
+{
+	char *area = arg;
+
+	while (peer_recv(me))
+		peer_send(me, count_swapped(area, NR));
+	for (size_t i = 0; i < NR; i += 2)
+		fill_page(area + i * PAGE_SIZE, 3000 + i);
+	for (size_t i = 0; i < NR; i++)
+		CHECK(page_is(area + i * PAGE_SIZE,
+			      i % 2 ? 200 + i % DISTINCT : 3000 + i));
+}
+
+/* pitfall 12: children that were never scanned let go of the pages too */
+static void children(void)
+{
+	struct peer early, late;
+	char *area;
+
+	memcg_enter();
+	area = merged_area(200);
+	peer_start(&early, peer_with_copy, area);
+	CHECK(memcg_swap_out(area, NR));
+	peer_send(&early, 1);
+	CHECK_EQ(peer_recv(&early), NR);
+	/* This one has nothing but swap entries. */
+	peer_start(&late, peer_with_copy, area);
+	peer_send(&early, 0);
+	peer_join(&early);
+	VERIFY(area, NR, 200, DISTINCT);
+	peer_send(&late, 0);
+	peer_join(&late);
+	VERIFY(area, NR, 200, DISTINCT);
+	merged_again(area, 200);
+}
+
+/* pitfall 6: clean in the swap cache, then dirtied through the page table */
+static void dirty_after_swapin(void)
+{
+	char *area;
+
+	memcg_enter();
+	area = map_pages(NR);
+	fill_area(area, NR, 300, NR);
+	for (int round = 0; round < 3; round++) {
+		uint64_t seed = 400 + round * 100;
+
+		CHECK(memcg_swap_out(area, NR));
+		for (size_t i = 0; i < NR; i++)
+			(void)*(volatile char *)(area + i * PAGE_SIZE);
+		fill_area(area, NR, seed, DISTINCT);
+		CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
+		ksm_settle();
+		CHECK_EQ(count_ksm(area, NR), NR);
+		CHECK(memcg_swap_out(area, NR));
+		VERIFY(area, NR, seed, DISTINCT);
+	}
+}
+
+/* pitfall 6: given up with MADV_FREE, written again, merged, reclaimed */
+static void rewritten_after_free(void)
+{
+	char *area;
+
+	memcg_enter();
+	area = map_pages(NR);
+	fill_area(area, NR, 700, NR);
+	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_FREE));
+	fill_area(area, NR, 800, DISTINCT);
+	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR), NR);
+	memcg_swap_out(area, NR);
+	VERIFY(area, NR, 800, DISTINCT);
+}
+
+/* One sharer gives the page up, the others still want what is in it. */
+static void given_up_by_one(void)
+{
+	const size_t quarter = NR / 4;
+	char *area;
+
+	memcg_enter();
+	area = merged_area(900);	/* DISTINCT is a quarter */
+	CHECK(!madvise(area, quarter * PAGE_SIZE, MADV_FREE));
+	memcg_swap_out(area + quarter * PAGE_SIZE, NR - quarter);
+	VERIFY(area + quarter * PAGE_SIZE, NR - quarter, 900, DISTINCT);
+	for (size_t i = 0; i < quarter; i++)
+		if (!page_is(area + i * PAGE_SIZE, 900 + i))
+			for (size_t j = 0; j < PAGE_SIZE; j++)
+				CHECK(!area[i * PAGE_SIZE + j]);
+	fill_area(area, quarter, 900, DISTINCT);
+	merged_again(area, 900);
+}
+
+/* pitfall 13: merged, moved elsewhere, and still it can be swapped out */
+static void moved_area(void)
+{
+	char *area, *to;
+
+	memcg_enter();
+	area = merged_area(1000);
+	to = mmap(NULL, 2 * NR * PAGE_SIZE, PROT_NONE,
+		  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(to != MAP_FAILED);
+	for (int round = 0; round < 4; round++) {
+		char *target = to + round % 2 * NR * PAGE_SIZE;
+
+		CHECK(mremap(area, NR * PAGE_SIZE, NR * PAGE_SIZE,
+			     MREMAP_MAYMOVE | MREMAP_FIXED, target) == target);
+		area = target;
+		VERIFY(area, NR, 1000, DISTINCT);
+		/* At once, and after ksmd has been there. */
+		if (round >= 2)
+			merged_again(area, 1000);
+		CHECK(memcg_swap_out(area, NR));
+		VERIFY(area, NR, 1000, DISTINCT);
+		merged_again(area, 1000);
+	}
+}
+
+/* pitfall 13: the first half moves to behind the second, in one area */
+static void moved_onto_own_end(void)
+{
+	const size_t half = NR / 2;
+	char *area, *room, *tail;
+
+	memcg_enter();
+	room = mmap(NULL, 2 * NR * PAGE_SIZE, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(room != MAP_FAILED);
+	area = mmap(room, NR * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	CHECK(area == room);
+	madvise(area, NR * PAGE_SIZE, MADV_NOHUGEPAGE);
+	fill_area(area, NR, 1100, DISTINCT);
+	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR), NR);
+
+	tail = area + NR * PAGE_SIZE;
+	CHECK(mremap(area, half * PAGE_SIZE, half * PAGE_SIZE,
+		     MREMAP_MAYMOVE | MREMAP_FIXED, tail) == tail);
+	area += half * PAGE_SIZE;
+	VERIFY(area, NR, 1100, DISTINCT);
+	CHECK(memcg_swap_out(area, NR));
+	VERIFY(area, NR, 1100, DISTINCT);
+	merged_again(area, 1100);
+	CHECK(memcg_swap_out(area, NR));
+	VERIFY(area, NR, 1100, DISTINCT);
+}
+
+static void unmerged_when_out(void)
+{
+	char *area;
+
+	memcg_enter();
+	area = merged_area(1200);
+	CHECK(memcg_swap_out(area, NR));
+	CHECK(!madvise(area, NR / 2 * PAGE_SIZE, MADV_UNMERGEABLE));
+	ksm_set("run", 2);
+	VERIFY(area, NR, 1200, DISTINCT);
+	CHECK_EQ(count_ksm(area, NR), 0);
+	CHECK_EQ(ksm_get("pages_shared"), 0);
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR / 2), 0);
+	CHECK_EQ(count_ksm(area + NR / 2 * PAGE_SIZE, NR / 2), NR / 2);
+	VERIFY(area, NR, 1200, DISTINCT);
+}
+
+/* Every page comes back by force. */
+static void swap_switched_off(void)
+{
+	char line[256], device[128] = "";
+	char *area;
+	FILE *f;
+
+	f = fopen("/proc/swaps", "r");
+	if (f && fgets(line, sizeof(line), f) && fgets(line, sizeof(line), f))
+		sscanf(line, "%127s", device);
+	if (!device[0])
+		ksm_skip("no swap");
+	fclose(f);
+
+	memcg_enter();
+	area = merged_area(1300);
+	CHECK(memcg_swap_out(area, NR));
+	CHECK(!swapoff(device));
+	CHECK(!swapon(device, 0));
+	CHECK_EQ(count_swapped(area, NR), 0);
+	VERIFY(area, NR, 1300, DISTINCT);
+	merged_again(area, 1300);
+}
+
+/*
+ * Two KSM pages of one content, swapped out, and one sharer of each brought
+ * back.  The two merge to a page that is in the swap cache, as the others
+ * still have its entry: that is where migration, reclaim and swap-in meet.
+ */
+static size_t merge_in_swap_cache(char *area, size_t nr)
+{
+	size_t cached = 0;
+
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	CHECK(memcg_swap_out(area, nr));
+	for (size_t i = 0; i < nr; i += 2)
+		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
+	ksm_settle();
+	for (size_t i = 0; i < nr; i += 2) {
+		uint64_t flags = page_flags(pfn(area + i * PAGE_SIZE));
+
+		cached += flags & 1ULL << KPF_KSM &&
+			  flags & 1ULL << KPF_SWAPCACHE;
+	}
+	return cached;
+}
+
+static void migrated_in_swap_cache(void)
+{
+	const size_t nr = 256;
+	char *area, *pages[256];
+	int nodes[2], status[256];
+	size_t cached;
+
+	need_nodes(nodes, 2);
+	memcg_enter();
+	ksm_set("max_page_sharing", 2);
+	area = map_pages(nr);
+	for (size_t i = 0; i < nr; i++)
+		fill_page(area + i * PAGE_SIZE, 1400 + i / 4);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	cached = merge_in_swap_cache(area, nr);
+	ksm_note("%zu mappings of KSM pages in the swap cache", cached);
+	if (!cached)
+		ksm_skip("no KSM page is in the swap cache");
+
+	for (int round = 0; round < 4; round++) {
+		for (size_t i = 0; i < nr / 2; i++)
+			pages[i] = area + 2 * i * PAGE_SIZE;
+		CHECK_GE(move_to_node(0, pages, status, nr / 2,
+				      nodes[round % 2], KSM_MPOL_MF_MOVE_ALL),
+			 0);
+		for (size_t i = 0; i < nr / 2; i++)
+			CHECK_EQ(status[i], nodes[round % 2]);
+		CHECK_EQ(count_swapped(area, nr), nr / 2);
+		for (size_t i = 0; i < nr; i += 2)
+			CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
+	}
+	/* The rest comes out of the swap cache, to where it is now. */
+	for (size_t i = 0; i < nr; i++)
+		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	for (size_t i = 0; i < nr; i++)
+		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
+}
+
+/* ksmd, reclaim, writers and children, all at once. */
+static void everything_at_once(void)
+{
+	double end = ksm_now() + 4;
+	int status, rounds = 0;
+	char *area;
+
+	memcg_enter();
+	area = mergeable_area(NR, 1600, DISTINCT);
+	ksm_scan(2);
+	fflush(stdout);
+	if (!fork()) {
+		while (ksm_now() < end)
+			memcg_write("memory.reclaim", "1M");
+		_exit(0);
+	}
+	for (; ksm_now() < end; rounds++) {
+		VERIFY(area, NR, 1600, DISTINCT);
+		for (size_t i = rounds % 3; i < NR; i += 3)
+			fill_page(area + i * PAGE_SIZE, 1600 + i % DISTINCT);
+		if (rounds % 8)
+			continue;
+		if (!fork()) {
+			VERIFY(area, NR, 1600, DISTINCT);
+			_exit(0);
+		}
+		CHECK(wait(&status) > 0 && !status);
+	}
+	CHECK(wait(&status) > 0 && !status);
+	VERIFY(area, NR, 1600, DISTINCT);
+	merged_again(area, 1600);
+}
+
+static const struct ksm_test tests[] = {
+	{ "out_and_in", out_and_in },
+	{ "counters_when_out", counters_when_out },
+	{ "children", children },
+	{ "dirty_after_swapin", dirty_after_swapin },
+	{ "rewritten_after_free", rewritten_after_free },
+	{ "given_up_by_one", given_up_by_one },
+	{ "moved_area", moved_area },
+	{ "moved_onto_own_end", moved_onto_own_end },
+	{ "unmerged_when_out", unmerged_when_out },
+	{ "swap_switched_off", swap_switched_off },
+	{ "migrated_in_swap_cache", migrated_in_swap_cache },
+	{ "everything_at_once", everything_at_once },
+};
+
+int main(int argc, char **argv)
+{
+	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+}
