@@ -10,6 +10,7 @@
  *   testbed_swap=BYTES   of zram swap
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -38,7 +39,7 @@ static int port[PORTS] = { -1, -1, -1 };
 static void __attribute__((noreturn)) power_off(void)
 {
 	sync();
-	reboot(RB_AUTOBOOT);
+	reboot(RB_POWER_OFF);
 	_exit(1);
 }
 
@@ -77,37 +78,52 @@ static void put(const char *file, const char *text)
 	close(fd);
 }
 
+static int open_raw(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	struct termios raw;
+
+	if (fd >= 0 && !tcgetattr(fd, &raw)) {
+		cfmakeraw(&raw);
+		tcsetattr(fd, TCSANOW, &raw);
+	}
+	return fd;
+}
+
+static void read_line(const char *path, char *text, size_t size)
+{
+	FILE *file = fopen(path, "re");
+
+	if (!file || !fgets(text, size, file))
+		*text = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	if (file)
+		fclose(file);
+}
+
 /* Ports named by a path are used as they are; others are virtio-serial ports of that name. */
 static int open_port(const char *name)
 {
+	const char *class = "/sys/class/virtio-ports";
+	struct dirent *entry;
 	char path[300], text[64];
-	struct termios raw;
-	ssize_t got;
-	int fd, id;
+	DIR *ports;
+	int fd = -1;
 
-	if (*name == '/') {
-		fd = open(name, O_WRONLY | O_NOCTTY | O_CLOEXEC);
-		if (fd >= 0 && !tcgetattr(fd, &raw)) {
-			cfmakeraw(&raw);
-			tcsetattr(fd, TCSANOW, &raw);
-		}
-		return fd;
-	}
-	for (id = 1; id < 8; id++) {
-		snprintf(path, sizeof(path), "/sys/class/virtio-ports/vport0p%d/name", id);
-		fd = open(path, O_RDONLY);
-		if (fd < 0)
-			continue;
-		got = read(fd, text, sizeof(text) - 1);
-		close(fd);
-		text[got > 0 ? got : 0] = '\0';
-		text[strcspn(text, "\n")] = '\0';
+	if (*name == '/')
+		return open_raw(name);
+	ports = opendir(class);
+	while (ports && fd < 0 && (entry = readdir(ports))) {
+		snprintf(path, sizeof(path), "%s/%s/name", class, entry->d_name);
+		read_line(path, text, sizeof(text));
 		if (strcmp(text, name))
 			continue;
-		snprintf(path, sizeof(path), "/dev/vport0p%d", id);
-		return open(path, O_WRONLY | O_CLOEXEC);
+		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+		fd = open_raw(path);
 	}
-	return -1;
+	if (ports)
+		closedir(ports);
+	return fd;
 }
 
 static void open_ports(void)

@@ -1,0 +1,52 @@
+# shellcheck shell=bash disable=SC2154
+# Part of testbed/vm: a guest under QEMU.  The kernel log comes over the serial line, the command's output over
+# virtio-serial ports, the host's root over 9p.
+
+# Hardware virtualisation where the processor and /dev/kvm both offer it; a /dev/kvm without is a trap.
+accelerator()
+{
+	if [[ -n $icount ]]; then
+		echo -accel tcg,thread=single -cpu max -icount shift=0,sleep=off
+	elif [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; then
+		echo -accel kvm -cpu host
+	else
+		echo -accel tcg,thread=multi -cpu max
+	fi
+}
+
+# memory: each node's part, its share of the processors, and the DIMM that can be removed
+memory()
+{
+	local node cpu
+	echo "-m $((mem >> 20))M${hotplug:+,slots=1,maxmem=$(((mem + hotplug) >> 20))M}"
+	for ((node = 0; node < nodes; node++)); do
+		echo "-object memory-backend-ram,id=ram$node,size=$((mem / nodes))"
+		echo "-numa node,nodeid=$node,memdev=ram$node"
+	done
+	# Every processor is a socket, and no socket on two nodes; with more nodes than processors some have none.
+	for ((cpu = 0; cpu < cpus; cpu++)); do
+		node=$((nodes > cpus ? cpu : cpu * nodes / cpus))
+		echo "-numa cpu,node-id=$node,socket-id=$cpu"
+	done
+	[[ -z $hotplug ]] || echo "-object memory-backend-ram,id=dimm,size=$hotplug" \
+		"-device pc-dimm,memdev=dimm,node=$((nodes - 1))"
+}
+
+# port NAME ID: a virtio-serial port that writes to a file or pipe of the run
+port()
+{
+	echo "-chardev file,id=$1,path=$run/$1 -device virtserialport,chardev=$1,name=$1"
+}
+
+boot()
+{
+	local options
+	parameters+=" console=ttyS0,115200 panic=-1 testbed_root=9p testbed_ports=out,err,status"
+	[[ -z $hotplug ]] || parameters+=" movable_node memhp_default_state=online_movable"
+	read -r -d '' -a options < <(accelerator; memory; port out; port err; port status) || true
+	exec "$@" qemu-system-x86_64 -M q35 -nodefaults -no-user-config -display none -no-reboot \
+		-smp "$cpus,sockets=$cpus,cores=1,threads=1" -serial "file:$log" \
+		-kernel "$BUILD/boot/$variant" -initrd "$BUILD/boot/initramfs" -append "$parameters" \
+		-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
+		-device virtio-serial "${options[@]}"
+}
