@@ -1,0 +1,36 @@
+# KSM for Linux 6.12: the commands of the project.  `make help` lists them.
+
+KERNEL ?= ksm
+Q := $(if $(V),,@)
+
+help:
+	@echo 'make run [KERNEL=stock]   boot it and show real programs share memory while their pages migrate'
+	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead'
+	@echo 'make check                checkpatch, sparse, W=1, kernel-doc, the configuration matrix'
+	@echo 'make build                the kernels that make run and make test boot'
+	@echo 'make apply KSRC=DIR       lay the series over your own Linux 6.12 source'
+	@echo 'make unapply KSRC=DIR     take it back'
+	@echo 'make clean                remove everything generated'
+	@echo 'testbed/vm --help         run a command of your own in a guest'
+
+run:
+	$(Q)testbed/setup
+	$(Q)KERNEL=$(KERNEL) testbed/demo/run
+
+test:
+	$(Q)testbed/test $(ONLY)
+
+check:
+	$(Q)testbed/check
+
+build:
+	$(Q)testbed/setup
+	$(Q)testbed/build x86_64-stock x86_64-ksm um-stock um-ksm x86_64-ksm-debug
+
+apply unapply:
+	$(Q)testbed/apply $@ '$(KSRC)'
+
+clean:
+	rm -rf build
+
+.PHONY: help run test check build apply unapply clean
