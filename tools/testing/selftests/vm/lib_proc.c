@@ -148,7 +148,12 @@ bool memcg_swap_out(const char *area, size_t nr)
 {
 	if (file_field("/proc/meminfo", "SwapFree") <= 0)
 		ksm_skip("no swap");
-	/* Reclaim ages pages first, and answers EAGAIN when it gets less. */
-	return BECOMES((memcg_write("memory.reclaim", "1G"),
+	/* Reclaim ages pages first, and says EAGAIN when it gets less. */
+	/*
+	 * Reading the statistics brings them up to date, two seconds before
+	 * reclaim would notice that there is anything.
+	 */
+	return BECOMES((memcg_stat("anon"),
+			memcg_write("memory.reclaim", "256K"),
 			count_swapped(area, nr) == nr), 10);
 }
