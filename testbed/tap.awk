@@ -1,0 +1,44 @@
+# Counts one program's TAP output: prints "PASSED FAILED SKIPPED", then a line for each failure.
+# status: its exit status; may_fail: names, one a line, whose failure counts as skipped.
+BEGIN {
+	count = split(may_fail, names, "\n")
+	for (i = 1; i <= count; i++)
+		excused[names[i]]
+}
+
+function name(line)
+{
+	sub(/^(not )?ok[ \t]+[0-9]*[ \t]*(- )?/, "", line)
+	sub(/[ \t]*#.*/, "", line)
+	return line
+}
+
+/^1\.\.[0-9]+/ { planned = substr($1, 4) + 0; has_plan = 1 }
+/^ok / { if (/# *SKIP/) skipped++; else passed++ }
+/^not ok / {
+	if (name($0) in excused)
+		skipped++
+	else
+		failures[++failed] = $0
+}
+/^Bail out!/ { failures[++failed] = $0 }
+
+END {
+	seen = passed + failed + skipped
+	if (!has_plan && status == 4 && !seen)
+		skipped = 1
+	else if (!has_plan)
+		failures[++failed] = "no plan"
+	else if (planned > seen)
+		failures[failed += planned - seen] = "only " seen " of " planned " planned tests ended"
+	else if (planned < seen)
+		failures[++failed] = seen " tests, where " planned " were planned"
+	if (status == 124)
+		failures[++failed] = "did not end in time"
+	else if (status != 0 && status != 4 && !failed && !(skipped && may_fail != ""))
+		failures[++failed] = "exit status " status
+	print passed + 0, failed + 0, skipped + 0
+	for (i = 1; i <= failed; i++)
+		if (i in failures)
+			print "        " failures[i]
+}
