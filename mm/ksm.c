@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: stable nodes, each of which stands for one KSM page.
+ *
+ * A node knows where its page is but holds no reference to it: the page is
+ * freed when its last mapping goes, and nobody tells KSM.  It may also be
+ * migrated at any moment.  get_ksm_page() is where a node meets its page
+ * again, or turns out to have outlived it.
+ *
+ * The idea that the folio lock is enough for KSM pages to be migrated, and
+ * the form of get_ksm_page(), come from Hugh Dickins, "ksm: make KSM page
+ * migration possible", 2013.
+ */
+#include <linux/delay.h>
+#include <linux/init.h>
+#include <linux/memory.h>
+#include <linux/pagemap.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/ksm.h>
+
+struct ksm_knobs ksm_knobs = {
+	.run			= IS_ENABLED(CONFIG_SYSFS) ? KSM_STOP : KSM_MERGE,
+	.max_page_sharing	= 256,
+	.merge_across_nodes	= true,
+	.pages_to_scan		= 100,
+	.sleep_millisecs	= 20,
+	.prune_millisecs	= 2000,
+	.smart_scan		= true,
+};
+
+struct ksm_counters ksm_counters;
+DECLARE_RWSEM(ksm_control_lock);
+
+static struct kmem_cache *ksm_node_cache;
+static struct kmem_cache *ksm_mapping_cache;
+
+/* ------------------------------------------------------ from node to page */
+
+/* What folio->mapping of a node's page holds. */
+static void *ksm_page_mapping(const struct ksm_stable_node *node)
+{
+	return (void *)((unsigned long)node | PAGE_MAPPING_KSM);
+}
+
+/**
+ * folio_stable_node - the node of a KSM page
+ * @folio: any folio; the caller keeps it from being freed
+ *
+ * Context: any.  Stable only while the folio is locked.
+ * Return: the node; NULL if it is not a KSM page, or one that KSM has let go.
+ */
+struct ksm_stable_node *folio_stable_node(const struct folio *folio)
+{
+	unsigned long mapping = (unsigned long)READ_ONCE(folio->mapping);
+
+	if ((mapping & PAGE_MAPPING_FLAGS) != PAGE_MAPPING_KSM)
+		return NULL;
+	return (struct ksm_stable_node *)(mapping & ~PAGE_MAPPING_FLAGS);
+}
+
+/* The page is gone: nothing finds the node any more, and no counter counts it. */
+static void ksm_retire(struct ksm_stable_node *node)
+{
+	unsigned int nr;
+
+	spin_lock(&node->lock);
+	if (node->retired) {
+		spin_unlock(&node->lock);
+		return;
+	}
+	node->retired = true;
+	nr = node->nr_mappings;
+	trace_ksm_remove_ksm_page(node->kpfn);
+	WRITE_ONCE(node->kpfn, KSM_PFN_GONE);
+	spin_unlock(&node->lock);
+
+	if (nr) {
+		atomic_long_dec(&ksm_counters.shared);
+		atomic_long_sub(nr - 1, &ksm_counters.sharing);
+	}
+	if (ksm_index_remove(node))
+		ksm_put_node(node);
+}
+
+/*
+ * The page's count is zero: it is being freed, reclaimed or moved, by somebody
+ * who may have been preempted, or who has more to do first (reclaim frees in
+ * batches).  Spin a little, then leave the CPU to him if the caller insists.
+ */
+static bool ksm_wait_for_count(unsigned int *tries, enum ksm_get how)
+{
+	if (++*tries < 100) {
+		cpu_relax();
+		return true;
+	}
+	if (how != KSM_GET_LOCK)
+		return false;
+	schedule_timeout_uninterruptible(1);
+	return true;
+}
+
+/**
+ * get_ksm_page - from a stable node to its page
+ * @node: the caller holds a reference to it
+ * @how: whether the page is to be locked, and whether to wait for that
+ *
+ * The node holds no reference to the page, so between looking where it is and
+ * taking a reference it may be freed, given out again for something else, or
+ * moved.  What tells is whether the page's mapping still points to the node:
+ *
+ * - It does, and we have a reference: then it is the node's page, and stays
+ *   so until we drop the reference.  Migration freezes the count before it
+ *   hands the mapping over, and that fails while there is our reference.
+ *
+ * - It does, but the count is zero: the page is being freed, or reclaim or
+ *   migration has frozen it.  Its mapping will change, or its count rise.
+ *
+ * - It does not: the page was freed or moved.  Migration stores the new pfn
+ *   and counts the move before it clears the old page's mapping, so whoever
+ *   sees that mapping cleared and then reads @moves sees it changed, and goes
+ *   where the page has gone.  A pfn alone would not do: a page that moved
+ *   twice may be back where it was.  If there was no move, the page is gone,
+ *   for good, and the node is retired.
+ *
+ * RCU keeps the memory map in place while we look at a page that we do not
+ * hold: hotremove retires the nodes of its range and waits for a grace period
+ * (ksm_memory_callback()).
+ *
+ * Nobody waits for the folio lock with a reference held: he who has the lock
+ * may be migration, waiting for the reference to go.
+ *
+ * Context: may sleep with KSM_GET_LOCK.  No spin lock held.
+ * Return: the folio with a reference, locked unless KSM_GET_NOLOCK; NULL if
+ * the page is gone; -EBUSY if it is locked (KSM_GET_TRYLOCK) or its count is
+ * frozen for longer (all but KSM_GET_LOCK).
+ */
+struct folio *get_ksm_page(struct ksm_stable_node *node, enum ksm_get how)
+{
+	void *mapping = ksm_page_mapping(node);
+	unsigned long kpfn, moves;
+	unsigned int tries = 0;
+	struct folio *folio;
+
+again:
+	rcu_read_lock();
+	/* Pairs with the release of node->moves in ksm_migrate_page() */
+	moves = smp_load_acquire(&node->moves);
+	/* folio->mapping depends on it: pairs with the release of the pfn */
+	kpfn = READ_ONCE(node->kpfn);
+	if (kpfn == KSM_PFN_GONE) {
+		rcu_read_unlock();
+		return NULL;
+	}
+	folio = pfn_folio(kpfn);
+	if (READ_ONCE(folio->mapping) != mapping)
+		goto gone;
+	if (!folio_try_get(folio)) {
+		rcu_read_unlock();
+		if (!ksm_wait_for_count(&tries, how))
+			return ERR_PTR(-EBUSY);
+		goto again;
+	}
+	/* folio_try_get() is a full barrier: it was ours when we got it, or not */
+	if (READ_ONCE(folio->mapping) != mapping) {
+		folio_put(folio);
+		goto gone;
+	}
+	rcu_read_unlock();
+
+	if (how == KSM_GET_NOLOCK)
+		return folio;
+	if (!folio_trylock(folio)) {
+		if (how == KSM_GET_TRYLOCK) {
+			folio_put(folio);
+			return ERR_PTR(-EBUSY);
+		}
+		folio_put_wait_locked(folio, TASK_UNINTERRUPTIBLE);
+		goto again;
+	}
+	/* With the lock, ksm_let_go() cannot have been, or it has been */
+	if (READ_ONCE(folio->mapping) == mapping)
+		return folio;
+	folio_unlock(folio);
+	folio_put(folio);
+	goto again;
+
+gone:
+	/* Pairs with the release of the old mapping in ksm_migrate_page() */
+	smp_rmb();
+	if (READ_ONCE(node->moves) != moves) {
+		rcu_read_unlock();
+		goto again;
+	}
+	rcu_read_unlock();
+	ksm_retire(node);
+	return NULL;
+}
+
+#ifdef CONFIG_MIGRATION
+/**
+ * ksm_migrate_page - a KSM page has moved: let its node know
+ * @to: the new page, which has the old one's mapping and content already
+ * @from: the old page, its count frozen
+ *
+ * After this the old page belongs to nobody.  Its mapping keeps the flag bits,
+ * for migration goes on treating it as the anonymous page it was.
+ *
+ * Context: both folios locked, interrupts may be off.  Takes no lock.
+ */
+void ksm_migrate_page(struct folio *to, struct folio *from)
+{
+	struct ksm_stable_node *node = folio_stable_node(from);
+
+	VM_BUG_ON_FOLIO(!folio_test_locked(from), from);
+	VM_BUG_ON_FOLIO(!folio_test_locked(to), to);
+	VM_BUG_ON_FOLIO(folio_ref_count(from), from);
+
+	if (!node)
+		return;
+	VM_BUG_ON_FOLIO(node->kpfn != folio_pfn(from), from);
+
+	/*
+	 * Each store is seen after those before it; get_ksm_page() has the
+	 * other halves: whoever finds the new page finds its mapping set, and
+	 * whoever finds the old mapping cleared finds that there was a move.
+	 */
+	smp_store_release(&node->kpfn, folio_pfn(to));
+	smp_store_release(&node->moves, node->moves + 1);
+	smp_store_release(&from->mapping, (void *)PAGE_MAPPING_KSM);
+
+	atomic_long_inc(&ksm_counters.migrated);
+	if (folio_nid(to) != folio_nid(from) &&
+	    !READ_ONCE(ksm_knobs.merge_across_nodes))
+		ksm_index_moved(node);
+}
+#endif /* CONFIG_MIGRATION */
+
+/* ---------------------------------------------------------- life and death */
+
+/**
+ * ksm_new_node - a node for a page that is about to become a KSM page
+ * @fingerprint: of the page's content
+ *
+ * Context: may sleep.
+ * Return: the node with one reference, the caller's; NULL without memory.
+ */
+struct ksm_stable_node *ksm_new_node(u64 fingerprint)
+{
+	struct ksm_stable_node *node;
+
+	/*
+	 * One node saves a page or more, so it may dip into the reserves
+	 * rather than wait for memory that merging is about to free.
+	 */
+	node = kmem_cache_zalloc(ksm_node_cache, GFP_KERNEL | __GFP_HIGH);
+	if (!node)
+		return NULL;
+	node->kpfn = KSM_PFN_GONE;
+	node->key.fingerprint = fingerprint;
+	refcount_set(&node->refs, 1);
+	spin_lock_init(&node->lock);
+	INIT_HLIST_HEAD(&node->mappings);
+	INIT_LIST_HEAD(&node->all);
+	atomic_long_add(sizeof(*node), &ksm_counters.metadata);
+	return node;
+}
+
+/**
+ * ksm_put_node - drop a reference to a node
+ * @node: not to be used by the caller any more
+ *
+ * Context: any.  Lookups under RCU may still see the node.
+ */
+void ksm_put_node(struct ksm_stable_node *node)
+{
+	if (!refcount_dec_and_test(&node->refs))
+		return;
+	atomic_long_sub(sizeof(*node), &ksm_counters.metadata);
+	kfree_rcu(node, rcu);
+}
+
+/**
+ * ksm_make_stable - turn an anonymous page into the KSM page of a node
+ * @folio: small, write-protected everywhere, not exclusive to anybody
+ * @node: new; searches that find it already find it without a page
+ *
+ * Context: the folio locked.
+ */
+void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node)
+{
+	VM_BUG_ON_FOLIO(!folio_test_locked(folio), folio);
+	VM_WARN_ON_FOLIO(folio_test_large(folio), folio);
+	VM_WARN_ON_FOLIO(PageAnonExclusive(&folio->page), folio);
+
+	/* Seen with the pfn, get_ksm_page() must see the mapping as well */
+	WRITE_ONCE(folio->mapping, ksm_page_mapping(node));
+	smp_store_release(&node->kpfn, folio_pfn(folio));
+}
+
+/* A page nobody maps any more goes its way without KSM.  It is locked. */
+static void ksm_let_go(struct folio *folio, struct ksm_stable_node *node)
+{
+	WRITE_ONCE(folio->mapping, (void *)PAGE_MAPPING_KSM);
+	ksm_retire(node);
+}
+
+/* ---------------------------------------------------------- mapping records */
+
+/**
+ * ksm_new_mapping - allocate a mapping record
+ *
+ * Context: may sleep.
+ * Return: the record, to be given to ksm_link_mapping() or
+ * ksm_free_mapping(); NULL without memory.
+ */
+struct ksm_mapping *ksm_new_mapping(void)
+{
+	return kmem_cache_alloc(ksm_mapping_cache,
+				GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
+}
+
+/**
+ * ksm_free_mapping - free a record that is not linked
+ * @mapping: the record, may be NULL
+ */
+void ksm_free_mapping(struct ksm_mapping *mapping)
+{
+	if (mapping)
+		kmem_cache_free(ksm_mapping_cache, mapping);
+}
+
+/**
+ * ksm_link_mapping - let the rmap find a mapping of a KSM page
+ * @mapping: a new record
+ * @node: the page's node
+ * @anon_vma: that the mapping's area is linked to, kept alive by the caller
+ * @pgoff: of the page in @anon_vma
+ *
+ * Context: the page locked.
+ */
+void ksm_link_mapping(struct ksm_mapping *mapping,
+		      struct ksm_stable_node *node,
+		      struct anon_vma *anon_vma, pgoff_t pgoff)
+{
+	bool first;
+
+	get_anon_vma(anon_vma);
+	mapping->anon_vma = anon_vma;
+	mapping->pgoff = pgoff;
+	mapping->node = node;
+	refcount_inc(&node->refs);
+
+	spin_lock(&node->lock);
+	hlist_add_head(&mapping->link, &node->mappings);
+	first = !node->nr_mappings;
+	WRITE_ONCE(node->nr_mappings, node->nr_mappings + 1);
+	spin_unlock(&node->lock);
+
+	atomic_long_inc(first ? &ksm_counters.shared : &ksm_counters.sharing);
+}
+
+/**
+ * ksm_unlink_mapping - forget a mapping of a KSM page
+ * @mapping: a linked record; freed on success
+ * @how: whether to wait for the page's lock
+ *
+ * Context: may sleep with KSM_GET_LOCK.  No folio lock held.
+ * Return: false if the page was busy, and nothing has changed.
+ */
+bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_get how)
+{
+	struct ksm_stable_node *node = mapping->node;
+	struct folio *folio = get_ksm_page(node, how);
+	bool last, retired;
+
+	if (IS_ERR(folio))
+		return false;
+
+	spin_lock(&node->lock);
+	hlist_del(&mapping->link);
+	WRITE_ONCE(node->nr_mappings, node->nr_mappings - 1);
+	last = !node->nr_mappings;
+	retired = node->retired;
+	spin_unlock(&node->lock);
+
+	if (!retired)
+		atomic_long_dec(last ? &ksm_counters.shared :
+				       &ksm_counters.sharing);
+	if (folio) {
+		if (last && !folio_mapped(folio))
+			ksm_let_go(folio, node);
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+	put_anon_vma(mapping->anon_vma);
+	ksm_put_node(node);
+	ksm_free_mapping(mapping);
+	return true;
+}
+
+/* ------------------------------------------------------------------ sweeps */
+
+static void ksm_prune_node(struct ksm_stable_node *node)
+{
+	struct folio *folio = get_ksm_page(node, KSM_GET_NOLOCK);
+
+	if (!IS_ERR_OR_NULL(folio))
+		folio_put(folio);
+}
+
+/**
+ * ksm_prune - retire the nodes whose page is gone
+ *
+ * A node is found to be stale when a record of it is dropped or a search
+ * comes by; this is for those that neither happens to.
+ *
+ * Context: may sleep.
+ */
+void ksm_prune(void)
+{
+	ksm_index_for_each(ksm_prune_node);
+}
+
+/* Let go of a page that is not mapped, even if somebody still refers to it. */
+static void ksm_retire_unmapped(struct ksm_stable_node *node)
+{
+	struct folio *folio = get_ksm_page(node, KSM_GET_LOCK);
+
+	if (!folio)
+		return;
+	if (!folio_mapped(folio))
+		ksm_let_go(folio, node);
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/* ----------------------------------------- knobs that stop the world of KSM */
+
+/**
+ * ksm_lock_unshared - lock out scanning if nothing is shared
+ *
+ * For the knobs on which it depends where a KSM page belongs.
+ *
+ * Context: may sleep.
+ * Return: 0 with ksm_control_lock held for write; -EBUSY if there are KSM
+ * pages; -EINTR if killed.
+ */
+int ksm_lock_unshared(void)
+{
+	if (down_write_killable(&ksm_control_lock))
+		return -EINTR;
+	ksm_reap();
+	ksm_index_for_each(ksm_retire_unmapped);
+	if (ksm_index_empty())
+		return 0;
+	up_write(&ksm_control_lock);
+	return -EBUSY;
+}
+
+/**
+ * ksm_set_run - start ksmd, stop it, or stop it and unmerge everything
+ * @run: one of enum ksm_run
+ *
+ * The writer of KSM_UNMERGE is the OOM killer's first choice while he asks
+ * for the memory that unmerging takes.  If that fails, what has been unmerged
+ * stays so, ksmd is stopped, and he may try again.
+ *
+ * Context: may sleep for long with KSM_UNMERGE.
+ * Return: 0, -ENOMEM, -EINTR, or -ERESTARTSYS.
+ */
+int ksm_set_run(unsigned int run)
+{
+	int err = 0;
+
+	if (down_write_killable(&ksm_control_lock))
+		return -EINTR;
+	if (ksm_knobs.run != run) {
+		WRITE_ONCE(ksm_knobs.run, run);
+		if (run == KSM_UNMERGE) {
+			set_current_oom_origin();
+			err = ksm_unmerge_all();
+			clear_current_oom_origin();
+		}
+		if (err) {
+			WRITE_ONCE(ksm_knobs.run, KSM_STOP);
+		} else if (run == KSM_UNMERGE) {
+			ksm_reap();
+			ksm_index_for_each(ksm_retire_unmapped);
+			ksm_abandon_pass();
+		}
+	}
+	up_write(&ksm_control_lock);
+	ksm_wake();
+	return err;
+}
+
+/* --------------------------------------------------------- memory hotremove */
+
+#ifdef CONFIG_MEMORY_HOTREMOVE
+static struct memory_notify *ksm_offlined;
+
+static void ksm_retire_offlined(struct ksm_stable_node *node)
+{
+	unsigned long kpfn = READ_ONCE(node->kpfn);
+
+	if (kpfn >= ksm_offlined->start_pfn &&
+	    kpfn < ksm_offlined->start_pfn + ksm_offlined->nr_pages)
+		ksm_retire(node);
+}
+
+/*
+ * The range is offline: its pages have been moved or freed, and the memory map
+ * may go next.  Nodes that still point there are stale.  ksmd may be at work,
+ * even here: whoever has read such a node's pfn is in an RCU read section.
+ * The notifier chain is not run by two at a time.
+ */
+static int ksm_memory_callback(struct notifier_block *self,
+			       unsigned long action, void *arg)
+{
+	if (action == MEM_OFFLINE) {
+		ksm_offlined = arg;
+		ksm_index_for_each(ksm_retire_offlined);
+		synchronize_rcu();
+	}
+	return NOTIFY_OK;
+}
+#endif /* CONFIG_MEMORY_HOTREMOVE */
+
+/* -------------------------------------------------------------------- init */
+
+static int __init ksm_init(void)
+{
+	int err;
+
+	ksm_node_cache = KMEM_CACHE(ksm_stable_node, SLAB_PANIC);
+	ksm_mapping_cache = KMEM_CACHE(ksm_mapping, SLAB_PANIC);
+
+	err = ksm_index_init();
+	if (!err)
+		err = ksm_registry_init();
+	if (!err)
+		err = ksm_scan_init();
+	if (!err)
+		err = ksm_sysfs_init();
+	if (err) {
+		pr_err("ksm: not available, error %d\n", err);
+		return err;
+	}
+#ifdef CONFIG_MEMORY_HOTREMOVE
+	hotplug_memory_notifier(ksm_memory_callback, KSM_CALLBACK_PRI);
+#endif
+	return 0;
+}
+subsys_initcall(ksm_init);

@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: finding pages of equal content.
+ *
+ * Three things are looked up by the fingerprint of a page:
+ *
+ * - the stable nodes, for as long as they live;
+ * - the candidates of this pass: one page for each content that looks as if
+ *   it were there twice;
+ * - the filter, which says whether it looks so: two bits for each of several
+ *   times as many counters as there are pages, made in one pass and asked in
+ *   the next.  It keeps unique pages, nearly all of them as a rule, out of
+ *   the candidate table, which costs more.
+ *
+ * What is found here is a guess.  Pages are equal when their bytes are, and
+ * that is decided in ksm_merge.c, while nobody can write to them.
+ */
+#include <linux/log2.h>
+#include <linux/random.h>
+#include <linux/rhashtable.h>
+#include <linux/slab.h>
+#include <linux/xxhash.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+/*
+ * Most nodes of one key that a search looks at.  More are there only if many
+ * KSM pages of one content are full, and then those with room come first, or
+ * if somebody makes fingerprints collide, and then it is his loss.
+ */
+#define KSM_SEARCH_MAX	16
+
+/* -------------------------------------------------------------- fingerprints */
+
+static u64 ksm_fingerprint_seed __ro_after_init;
+static u64 ksm_zero_fingerprint __ro_after_init;
+
+/**
+ * ksm_fingerprint - of a page's content
+ * @page: need not be locked, nor keep still
+ *
+ * Context: any.
+ * Return: the fingerprint, its KSM_FINGERPRINT_SHIFT low bits zero.
+ */
+u64 ksm_fingerprint(struct page *page)
+{
+	void *content = kmap_local_page(page);
+	u64 hash = xxh64(content, PAGE_SIZE, ksm_fingerprint_seed);
+
+	kunmap_local(content);
+	return hash >> KSM_FINGERPRINT_SHIFT << KSM_FINGERPRINT_SHIFT;
+}
+
+/**
+ * ksm_is_zero_fingerprint - is it that of an empty page?
+ * @fingerprint: of some page
+ */
+bool ksm_is_zero_fingerprint(u64 fingerprint)
+{
+	return fingerprint == ksm_zero_fingerprint;
+}
+
+/**
+ * ksm_make_key - under which a page is filed and found
+ * @fingerprint: the page's
+ * @nid: the NUMA node it is on
+ */
+struct ksm_key ksm_make_key(u64 fingerprint, int nid)
+{
+	return (struct ksm_key) {
+		.fingerprint = fingerprint,
+		.nid = ksm_knobs.merge_across_nodes ? NUMA_NO_NODE : nid,
+	};
+}
+
+/* The fingerprint is a keyed hash already: spread it and be done. */
+static u32 ksm_hash_key(const void *data, u32 len, u32 seed)
+{
+	const struct ksm_key *key = data;
+
+	return (u32)(key->fingerprint >> 32) ^ seed ^ (u32)key->nid;
+}
+
+/* -------------------------------------------------------------- stable nodes */
+
+static const struct rhashtable_params ksm_node_params = {
+	.key_len		= sizeof(struct ksm_key),
+	.key_offset		= offsetof(struct ksm_stable_node, key),
+	.head_offset		= offsetof(struct ksm_stable_node, hash),
+	.hashfn			= ksm_hash_key,
+	.automatic_shrinking	= true,
+};
+
+/* Guards changes of the table, and all of the list.  Searches need RCU only. */
+static DEFINE_SPINLOCK(ksm_index_lock);
+static struct rhltable ksm_node_table;
+static LIST_HEAD(ksm_all_nodes);
+static unsigned long ksm_nr_nodes;
+static DEFINE_MUTEX(ksm_sweep_mutex);
+
+/* Nodes whose page has gone to another NUMA node, and how many are on the way. */
+static LLIST_HEAD(ksm_moved_nodes);
+static atomic_t ksm_nr_moved = ATOMIC_INIT(0);
+
+/* How many nodes a key has: 0, 1, or 2 for more than one. */
+static int ksm_count_nodes(const struct ksm_key *key)
+{
+	struct rhlist_head *list, *pos;
+	int nr = 0;
+
+	rcu_read_lock();
+	list = rhltable_lookup(&ksm_node_table, key, ksm_node_params);
+	rhl_for_each_rcu(pos, list)
+		if (++nr == 2)
+			break;
+	rcu_read_unlock();
+	return nr;
+}
+
+/*
+ * The index holds a key's first node, or one more than @others: keep count of
+ * the contents that several nodes share, and of these nodes.
+ */
+static void ksm_count_chain(int others, int sign)
+{
+	if (others == 1)
+		atomic_long_add(sign, &ksm_counters.chains);
+	if (others)
+		atomic_long_add(others == 1 ? 2 * sign : sign,
+				&ksm_counters.dups);
+}
+
+static int ksm_hash_node(struct ksm_stable_node *node)
+{
+	int others = ksm_count_nodes(&node->key);
+	int err = rhltable_insert(&ksm_node_table, &node->hash,
+				  ksm_node_params);
+
+	if (err)
+		return err;
+	node->hashed = true;
+	ksm_count_chain(others, 1);
+	return 0;
+}
+
+static void ksm_unhash_node(struct ksm_stable_node *node)
+{
+	if (!node->hashed)
+		return;
+	rhltable_remove(&ksm_node_table, &node->hash, ksm_node_params);
+	node->hashed = false;
+	ksm_count_chain(ksm_count_nodes(&node->key), -1);
+}
+
+/**
+ * ksm_index_add - let searches find a node
+ * @node: new; the index takes a reference
+ * @nid: NUMA node that its page is on
+ *
+ * Context: may be under a folio lock.
+ * Return: 0, or an error when memory is short.
+ */
+int ksm_index_add(struct ksm_stable_node *node, int nid)
+{
+	int err;
+
+	node->key = ksm_make_key(node->key.fingerprint, nid);
+	spin_lock(&ksm_index_lock);
+	err = ksm_hash_node(node);
+	if (!err) {
+		refcount_inc(&node->refs);
+		list_add_tail(&node->all, &ksm_all_nodes);
+		ksm_nr_nodes++;
+	}
+	spin_unlock(&ksm_index_lock);
+	return err;
+}
+
+/**
+ * ksm_index_remove - let no search find a node any more
+ * @node: may have been removed already
+ *
+ * Return: true if the caller now owns the reference that was the index's.
+ */
+bool ksm_index_remove(struct ksm_stable_node *node)
+{
+	bool listed;
+
+	spin_lock(&ksm_index_lock);
+	listed = !list_empty(&node->all);
+	if (listed) {
+		ksm_unhash_node(node);
+		list_del_init(&node->all);
+		ksm_nr_nodes--;
+	}
+	spin_unlock(&ksm_index_lock);
+	return listed;
+}
+
+/**
+ * ksm_index_moved - a node's page has gone to another NUMA node
+ * @node: to be filed anew before the next search
+ *
+ * Context: any, that of ksm_migrate_page().
+ */
+void ksm_index_moved(struct ksm_stable_node *node)
+{
+	if (test_and_set_bit(0, &node->moved_queued))
+		return;
+	refcount_inc(&node->refs);
+	/* Counted first: a search that does not see it came before the move */
+	atomic_inc(&ksm_nr_moved);
+	llist_add(&node->moved, &ksm_moved_nodes);
+}
+
+/* File one moved node under where it is now.  False if memory was short. */
+static bool ksm_refile_node(struct ksm_stable_node *node)
+{
+	unsigned long kpfn;
+	int err = 0;
+
+	/* RCU: the page may be gone, its memory map must not (get_ksm_page()) */
+	rcu_read_lock();
+	kpfn = READ_ONCE(node->kpfn);
+	if (kpfn != KSM_PFN_GONE && !list_empty(&node->all)) {
+		ksm_unhash_node(node);
+		node->key = ksm_make_key(node->key.fingerprint,
+					 pfn_to_nid(kpfn));
+		err = ksm_hash_node(node);
+	}
+	rcu_read_unlock();
+	return !err;
+}
+
+/* File the moved nodes anew.  One that memory is short for waits its turn. */
+static void ksm_refile_moved(void)
+{
+	struct ksm_stable_node *node, *next;
+	struct llist_node *moved;
+
+	if (likely(!atomic_read(&ksm_nr_moved)))
+		return;
+
+	spin_lock(&ksm_index_lock);
+	moved = llist_del_all(&ksm_moved_nodes);
+	llist_for_each_entry_safe(node, next, moved, moved) {
+		/* From here on a further move queues the node again */
+		clear_bit(0, &node->moved_queued);
+		smp_mb__after_atomic();
+		if (!ksm_refile_node(node))
+			ksm_index_moved(node);
+		atomic_dec(&ksm_nr_moved);
+		ksm_put_node(node);
+	}
+	spin_unlock(&ksm_index_lock);
+}
+
+/**
+ * ksm_index_find - a KSM page with room that looks like this one
+ * @key: of the page
+ *
+ * Return: a node with a reference, NULL if there is none.  Its page may be
+ * gone, locked, of other content or full by the time it is looked at.
+ */
+struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
+{
+	struct ksm_stable_node *node, *found = NULL;
+	struct rhlist_head *list, *pos;
+	int looks = 0;
+
+	ksm_refile_moved();
+	rcu_read_lock();
+	list = rhltable_lookup(&ksm_node_table, key, ksm_node_params);
+	rhl_for_each_entry_rcu(node, pos, list, hash) {
+		if (++looks > KSM_SEARCH_MAX)
+			break;
+		if (READ_ONCE(node->nr_mappings) <
+		    READ_ONCE(ksm_knobs.max_page_sharing) &&
+		    refcount_inc_not_zero(&node->refs)) {
+			found = node;
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+/**
+ * ksm_index_empty - is there no stable node at all?
+ */
+bool ksm_index_empty(void)
+{
+	return !READ_ONCE(ksm_nr_nodes);
+}
+
+/**
+ * ksm_index_for_each - visit every node that was there when it began
+ * @visit: called with a reference held for it, and no lock
+ *
+ * Visited nodes go to the end of the list, as new ones do, so it needs to
+ * take the first one only as many times as there are nodes.
+ *
+ * Context: may sleep.  One sweep at a time.
+ */
+void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node))
+{
+	struct ksm_stable_node *node;
+	unsigned long nr;
+
+	mutex_lock(&ksm_sweep_mutex);
+	ksm_refile_moved();
+	for (nr = READ_ONCE(ksm_nr_nodes); nr; nr--) {
+		spin_lock(&ksm_index_lock);
+		node = list_first_entry_or_null(&ksm_all_nodes,
+						struct ksm_stable_node, all);
+		if (node) {
+			list_move_tail(&node->all, &ksm_all_nodes);
+			refcount_inc(&node->refs);
+		}
+		spin_unlock(&ksm_index_lock);
+		if (!node)
+			break;
+		visit(node);
+		ksm_put_node(node);
+		cond_resched();
+	}
+	mutex_unlock(&ksm_sweep_mutex);
+}
+
+/* ------------------------------------------------------------------- the filter */
+
+/**
+ * struct ksm_filter - which fingerprints were seen, and which of them twice
+ * @bits: for each counter one bit for "seen" and one for "seen again"
+ * @mask: number of counters, a power of two, less one
+ */
+struct ksm_filter {
+	unsigned long *bits;
+	unsigned long mask;
+};
+
+#define KSM_FILTER_MIN		4096UL	/* counters */
+#define KSM_FILTER_PER_PAGE	4	/* before rounding up */
+
+/* That of this pass and that of the last one, by the number of the pass. */
+static struct ksm_filter ksm_filters[2];
+static unsigned int ksm_pass;
+
+static unsigned long ksm_filter_bytes(const struct ksm_filter *filter)
+{
+	return filter->bits ? (filter->mask + 1) / 4 : 0;
+}
+
+static void ksm_filter_free(struct ksm_filter *filter)
+{
+	atomic_long_sub(ksm_filter_bytes(filter), &ksm_counters.metadata);
+	kvfree(filter->bits);
+	filter->bits = NULL;
+}
+
+/* Without memory there is no filter, and every page may become a candidate. */
+static void ksm_filter_renew(struct ksm_filter *filter, unsigned long pages)
+{
+	unsigned long nr = roundup_pow_of_two(max(KSM_FILTER_MIN,
+						  pages * KSM_FILTER_PER_PAGE));
+
+	if (filter->bits && filter->mask == nr - 1) {
+		memset(filter->bits, 0, ksm_filter_bytes(filter));
+		return;
+	}
+	ksm_filter_free(filter);
+	filter->bits = kvzalloc(nr / 4, GFP_KERNEL | __GFP_NOWARN);
+	filter->mask = nr - 1;
+	atomic_long_add(ksm_filter_bytes(filter), &ksm_counters.metadata);
+}
+
+static unsigned long ksm_filter_bit(const struct ksm_filter *filter,
+				    u64 fingerprint)
+{
+	return 2 * ((fingerprint >> KSM_FINGERPRINT_SHIFT) & filter->mask);
+}
+
+/**
+ * ksm_seen - a page of this pass has this fingerprint
+ * @fingerprint: the page's
+ *
+ * Context: between ksm_index_start_pass() and ksm_index_end_pass().
+ */
+void ksm_seen(u64 fingerprint)
+{
+	struct ksm_filter *filter = &ksm_filters[ksm_pass & 1];
+	unsigned long bit = ksm_filter_bit(filter, fingerprint);
+
+	if (filter->bits && test_and_set_bit(bit, filter->bits))
+		set_bit(bit + 1, filter->bits);
+}
+
+/**
+ * ksm_seen_twice - did perhaps two pages of the last pass have it?
+ * @fingerprint: of a page that has not changed since
+ *
+ * Return: false only if there were no two.
+ */
+bool ksm_seen_twice(u64 fingerprint)
+{
+	struct ksm_filter *filter = &ksm_filters[~ksm_pass & 1];
+
+	return !filter->bits ||
+	       test_bit(ksm_filter_bit(filter, fingerprint) + 1, filter->bits);
+}
+
+/* --------------------------------------------------------------- the candidates */
+
+/**
+ * struct ksm_candidate - a page that others may be merged with
+ * @key: the page's
+ * @spot: where it was found; holds a reference to the mm
+ * @hash: place in the table
+ */
+struct ksm_candidate {
+	struct ksm_key key;
+	struct ksm_spot spot;
+	struct rhash_head hash;
+};
+
+static const struct rhashtable_params ksm_candidate_params = {
+	.key_len		= sizeof(struct ksm_key),
+	.key_offset		= offsetof(struct ksm_candidate, key),
+	.head_offset		= offsetof(struct ksm_candidate, hash),
+	.hashfn			= ksm_hash_key,
+};
+
+static DEFINE_SPINLOCK(ksm_candidate_lock);
+static struct rhashtable ksm_candidate_table;
+
+static struct ksm_candidate *ksm_candidate_lookup(const struct ksm_key *key)
+{
+	lockdep_assert_held(&ksm_candidate_lock);
+	return rhashtable_lookup_fast(&ksm_candidate_table, key,
+				      ksm_candidate_params);
+}
+
+static void ksm_candidate_free(void *ptr, void *unused)
+{
+	struct ksm_candidate *candidate = ptr;
+
+	ksm_put_mm(candidate->spot.kmm);
+	atomic_long_sub(sizeof(*candidate), &ksm_counters.metadata);
+	kfree(candidate);
+}
+
+/**
+ * ksm_candidate_find - the candidate of a key
+ * @key: of the page that looks for another
+ * @spot: set to where the candidate was, with a reference to the mm
+ *
+ * Return: true if there is one.
+ */
+bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot)
+{
+	struct ksm_candidate *candidate;
+
+	spin_lock(&ksm_candidate_lock);
+	candidate = ksm_candidate_lookup(key);
+	if (candidate) {
+		*spot = candidate->spot;
+		ksm_get_mm(spot->kmm);
+	}
+	spin_unlock(&ksm_candidate_lock);
+	return candidate;
+}
+
+/**
+ * ksm_candidate_set - make a page the candidate of its key
+ * @key: the page's
+ * @spot: where it is; takes the place of an earlier one
+ *
+ * Without memory nothing happens: the page has its chance in the next pass.
+ *
+ * Context: may sleep.
+ */
+void ksm_candidate_set(const struct ksm_key *key, const struct ksm_spot *spot)
+{
+	struct ksm_candidate *fresh, *candidate;
+	struct ksm_mm *unused = spot->kmm;
+
+	fresh = kmalloc(sizeof(*fresh), GFP_KERNEL | __GFP_NORETRY |
+					__GFP_NOWARN);
+	ksm_get_mm(spot->kmm);
+
+	spin_lock(&ksm_candidate_lock);
+	candidate = ksm_candidate_lookup(key);
+	if (candidate) {
+		unused = candidate->spot.kmm;
+		candidate->spot = *spot;
+	} else if (fresh) {
+		fresh->key = *key;
+		fresh->spot = *spot;
+		if (!rhashtable_insert_fast(&ksm_candidate_table, &fresh->hash,
+					    ksm_candidate_params)) {
+			atomic_long_add(sizeof(*fresh), &ksm_counters.metadata);
+			fresh = NULL;
+			unused = NULL;
+		}
+	}
+	spin_unlock(&ksm_candidate_lock);
+
+	ksm_put_mm(unused);
+	kfree(fresh);
+}
+
+/**
+ * ksm_candidate_drop - a key's candidate has been merged
+ * @key: there may be no candidate
+ *
+ * Context: may sleep.
+ */
+void ksm_candidate_drop(const struct ksm_key *key)
+{
+	struct ksm_candidate *candidate;
+
+	spin_lock(&ksm_candidate_lock);
+	candidate = ksm_candidate_lookup(key);
+	if (candidate)
+		rhashtable_remove_fast(&ksm_candidate_table, &candidate->hash,
+				       ksm_candidate_params);
+	spin_unlock(&ksm_candidate_lock);
+	if (candidate)
+		ksm_candidate_free(candidate, NULL);
+}
+
+static int ksm_candidates_init(void)
+{
+	return rhashtable_init(&ksm_candidate_table, &ksm_candidate_params);
+}
+
+/* -------------------------------------------------------------------- the passes */
+
+/**
+ * ksm_index_start_pass - a pass over all memory begins
+ *
+ * Context: may sleep; no scanning in parallel.
+ */
+void ksm_index_start_pass(void)
+{
+	ksm_pass++;
+	ksm_filter_renew(&ksm_filters[ksm_pass & 1], ksm_registered_pages());
+}
+
+/**
+ * ksm_index_end_pass - a pass is over, or abandoned: forget its candidates
+ *
+ * Context: may sleep; no scanning in parallel.
+ */
+void ksm_index_end_pass(void)
+{
+	if (!atomic_read(&ksm_candidate_table.nelems))
+		return;
+	rhashtable_free_and_destroy(&ksm_candidate_table, ksm_candidate_free,
+				    NULL);
+	/* Cannot fail: what it needs at least it asks for with __GFP_NOFAIL */
+	WARN_ON_ONCE(ksm_candidates_init());
+}
+
+/**
+ * ksm_index_idle - nobody is registered: give back what a next pass can remake
+ *
+ * Context: may sleep; no scanning in parallel.
+ */
+void ksm_index_idle(void)
+{
+	ksm_index_end_pass();
+	ksm_filter_free(&ksm_filters[0]);
+	ksm_filter_free(&ksm_filters[1]);
+}
+
+/**
+ * ksm_index_init - at boot, once
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init ksm_index_init(void)
+{
+	int err;
+
+	ksm_fingerprint_seed = get_random_u64();
+	ksm_zero_fingerprint = ksm_fingerprint(ZERO_PAGE(0));
+
+	err = rhltable_init(&ksm_node_table, &ksm_node_params);
+	return err ? err : ksm_candidates_init();
+}

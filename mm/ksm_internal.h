@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of KSM share: the objects, who may change which field, and
+ * the few functions one file offers another.
+ *
+ * Direction of calls: registry -> scan -> index and merge -> stable nodes and
+ * rmap.  sysfs and the advisor stand outside and look in.
+ *
+ * Locks, outermost first:
+ *
+ *	ksm_control_lock	read: scanning; write: run = 2 and the knobs
+ *				that may only change while nothing is shared
+ *	  ksm_mm.lock		records of one mm.  A second one is only ever
+ *				tried, never waited for
+ *	    mm->mmap_lock	one mm at a time
+ *	      folio lock	of the KSM page first; that of the page which
+ *				is to be merged into it is only tried
+ *		anon_vma lock
+ *		  page table lock
+ *	ksm_mm_lock, index lock, ksm_stable_node.lock
+ *				spin locks, innermost, never nested except
+ *				index lock -> ksm_stable_node.lock
+ *
+ * ksm_migrate_page() runs with both folio locks held and perhaps with
+ * interrupts off, so it takes no lock at all.  __ksm_exit() waits for whoever
+ * is inside the mm by taking its mmap_lock: all work on an mm's page tables
+ * is done under mmap_lock, after a look at ksm_mm_dying().
+ */
+#ifndef __MM_KSM_INTERNAL_H
+#define __MM_KSM_INTERNAL_H
+
+#include <linux/ksm.h>
+#include <linux/list.h>
+#include <linux/llist.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/oom.h>
+#include <linux/refcount.h>
+#include <linux/rhashtable-types.h>
+#include <linux/rwsem.h>
+#include <linux/xarray.h>
+
+/* ------------------------------------------------------------------ knobs */
+
+/* What has been written to /sys/kernel/mm/ksm/run. */
+enum ksm_run {
+	KSM_STOP,
+	KSM_MERGE,
+	KSM_UNMERGE,
+};
+
+/* What has been written to /sys/kernel/mm/ksm/advisor_mode. */
+enum ksm_advisor_mode {
+	KSM_ADVISOR_NONE,
+	KSM_ADVISOR_SCAN_TIME,
+};
+
+/**
+ * struct ksm_knobs - what the admin has set
+ * @run: one of enum ksm_run; changed under ksm_control_lock for write
+ * @max_page_sharing: most mappings that merging gives one KSM page; changed
+ *	under ksm_control_lock for write, while nothing is shared
+ * @merge_across_nodes: may pages of different NUMA nodes be merged; changed
+ *	like @max_page_sharing
+ * @pages_to_scan: pages ksmd looks at between two sleeps
+ * @sleep_millisecs: how long it sleeps
+ * @prune_millisecs: least time between two sweeps for stale stable nodes
+ * @use_zero_pages: map empty pages to the kernel's zero page
+ * @smart_scan: visit pages that never merged less often
+ *
+ * Fields without a rule are read and written with READ_ONCE/WRITE_ONCE and
+ * take effect when they are next looked at.
+ */
+struct ksm_knobs {
+	enum ksm_run run;
+	unsigned int max_page_sharing;
+	bool merge_across_nodes;
+
+	unsigned int pages_to_scan;
+	unsigned int sleep_millisecs;
+	unsigned int prune_millisecs;
+	bool use_zero_pages;
+	bool smart_scan;
+};
+
+extern struct ksm_knobs ksm_knobs;
+extern struct rw_semaphore ksm_control_lock;
+
+/**
+ * struct ksm_counters - what KSM tells the admin about itself
+ * @full_scans: passes over all registered memory; 0 again after run = 2
+ * @scanned: pages looked at since boot
+ * @skipped: pages that smart scan passed over since boot
+ * @tracked: pages there is a record for now, merged or not
+ * @unshared: of these, pages unchanged since the last pass but still alone
+ * @shared: KSM pages with at least one recorded mapping
+ * @sharing: recorded mappings beyond the first of each KSM page
+ * @chains: contents that more than one KSM page holds
+ * @dups: KSM pages that hold such a content
+ * @migrated: KSM pages that migration has moved since boot
+ * @metadata: bytes that all records and indexes take now
+ */
+struct ksm_counters {
+	atomic_long_t full_scans;
+	atomic_long_t scanned;
+	atomic_long_t skipped;
+	atomic_long_t tracked;
+	atomic_long_t unshared;
+	atomic_long_t shared;
+	atomic_long_t sharing;
+	atomic_long_t chains;
+	atomic_long_t dups;
+	atomic_long_t migrated;
+	atomic_long_t metadata;
+};
+
+extern struct ksm_counters ksm_counters;
+
+/* ------------------------------------------------------- objects: merging */
+
+/**
+ * struct ksm_key - what pages must have in common to be looked at together
+ * @fingerprint: ksm_fingerprint() of the content
+ * @nid: NUMA node, or NUMA_NO_NODE while pages are merged across nodes
+ *
+ * No padding: the hash tables compare all of it.
+ */
+struct ksm_key {
+	u64 fingerprint;
+	s64 nid;
+};
+
+/**
+ * struct ksm_stable_node - stands for one KSM page
+ * @kpfn: where the page is now, or KSM_PFN_GONE once the node is retired.
+ *	Written by ksm_migrate_page() and ksm_retire(), read without a lock;
+ *	see get_ksm_page()
+ * @moves: how often migration has moved the page; written with @kpfn, so
+ *	that a page which comes back to an old pfn is not mistaken for gone
+ * @key: under which the index files the node.  Index lock.
+ * @hashed: the index's table holds the node.  Index lock.
+ * @refs: one of the index, one of every mapping record, one of the queue of
+ *	moved nodes, and those of whoever looks at the node
+ * @lock: guards @mappings, @nr_mappings and @retired
+ * @nr_mappings: how many records @mappings holds; read without a lock where
+ *	a wrong guess costs no more than a second look
+ * @retired: the page is gone, and the counters have forgotten the node
+ * @mappings: records of the page's mappings.  Changed with @lock held and,
+ *	while the page exists, with the page locked as well: so holding either
+ *	of them keeps the list still
+ * @hash: place in the index's table.  Index lock.
+ * @all: place in the list of all nodes, for sweeps.  Index lock.
+ * @moved: place in the queue of nodes whose page changed its NUMA node
+ * @moved_queued: bit 0: the node is in that queue
+ * @rcu: for freeing
+ *
+ * The page points back with folio->mapping.
+ */
+struct ksm_stable_node {
+	unsigned long kpfn;
+	unsigned long moves;
+	struct ksm_key key;
+	bool hashed;
+	bool retired;
+	refcount_t refs;
+	spinlock_t lock;
+	unsigned int nr_mappings;
+	struct hlist_head mappings;
+	struct rhlist_head hash;
+	struct list_head all;
+	struct llist_node moved;
+	unsigned long moved_queued;
+	struct rcu_head rcu;
+};
+
+#define KSM_PFN_GONE	ULONG_MAX
+
+/**
+ * struct ksm_mapping - record of one mapping of a KSM page
+ * @node: the KSM page; the record holds a reference to the node
+ * @anon_vma: through which the mapping and its later forks are found; the
+ *	record holds a reference to it
+ * @pgoff: the page's offset in @anon_vma, the same for all these mappings
+ *	and unchanged by split, merge and move of their areas
+ * @link: in node->mappings
+ *
+ * It belongs to the ksm_mm that found it: struct ksm_chunk points to it.
+ */
+struct ksm_mapping {
+	struct ksm_stable_node *node;
+	struct anon_vma *anon_vma;
+	pgoff_t pgoff;
+	struct hlist_node link;
+};
+
+/* ------------------------------------------------------ objects: scanning */
+
+#define KSM_CHUNK_PAGES		64
+#define KSM_CHUNK_SHIFT		(PAGE_SHIFT + 6)
+
+/**
+ * struct ksm_chunk - what KSM remembers of 64 pages of address space
+ * @words: one for each page, see ksm_scan.c
+ * @nr_used: words that are not 0
+ */
+struct ksm_chunk {
+	u64 words[KSM_CHUNK_PAGES];
+	unsigned int nr_used;
+};
+
+/**
+ * struct ksm_mm - an address space that takes part
+ * @mm: the address space, held with mmgrab() as long as this object lives
+ * @refs: one of the registry, and those of scanners and candidates
+ * @link: in the list of those to scan or of those to clear away.  ksm_mm_lock.
+ * @hash: finds this by @mm.  ksm_mm_lock.
+ * @lock: guards the fields below and the mm's counters of KSM.  Taken before
+ *	mmap_lock; whoever holds one may only try a second one.
+ * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
+ * @scan_addr: where scanning goes on
+ * @seen_mergeable: this pass has met a mergeable area
+ * @metadata: bytes of @chunks and of the records they point to; written
+ *	under @lock, read without
+ */
+struct ksm_mm {
+	struct mm_struct *mm;
+	refcount_t refs;
+	struct list_head link;
+	struct rhash_head hash;
+
+	struct mutex lock;
+	struct xarray chunks;
+	unsigned long scan_addr;
+	bool seen_mergeable;
+	long metadata;
+};
+
+/* -------------------------------------------------- ksm.c: stable nodes */
+
+/* What get_ksm_page() is to do about the folio lock. */
+enum ksm_get {
+	KSM_GET_NOLOCK,
+	KSM_GET_TRYLOCK,
+	KSM_GET_LOCK,
+};
+
+struct folio *get_ksm_page(struct ksm_stable_node *node, enum ksm_get how);
+struct ksm_stable_node *folio_stable_node(const struct folio *folio);
+struct ksm_stable_node *ksm_new_node(u64 fingerprint);
+void ksm_put_node(struct ksm_stable_node *node);
+void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node);
+struct ksm_mapping *ksm_new_mapping(void);
+void ksm_free_mapping(struct ksm_mapping *mapping);
+void ksm_link_mapping(struct ksm_mapping *mapping,
+		      struct ksm_stable_node *node,
+		      struct anon_vma *anon_vma, pgoff_t pgoff);
+bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_get how);
+void ksm_prune(void);
+int ksm_set_run(unsigned int run);
+int ksm_lock_unshared(void);
+
+/* ----------------------------------------------- ksm_registry.c: who */
+
+int ksm_registry_init(void);
+struct ksm_mm *ksm_next_mm(struct ksm_mm *kmm);
+struct ksm_mm *ksm_cursor_mm(void);
+void ksm_cursor_start(void);
+void ksm_cursor_reset(void);
+void ksm_cursor_advance(struct ksm_mm *kmm);
+void ksm_unregister(struct ksm_mm *kmm);
+struct ksm_mm *ksm_take_dead_mm(void);
+bool ksm_have_mm(void);
+unsigned long ksm_registered_pages(void);
+void ksm_get_mm(struct ksm_mm *kmm);
+void ksm_put_mm(struct ksm_mm *kmm);
+bool ksm_mm_dying(struct mm_struct *mm);
+struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
+
+/* ------------------------------------------- ksm_scan.c: ksmd, records */
+
+int ksm_scan_init(void);
+void ksm_wake(void);
+void ksm_abandon_pass(void);
+void ksm_reap(void);
+void ksm_reap_later(void);
+u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create);
+bool ksm_word_is_mapping(u64 word);
+void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
+			  struct ksm_mapping *mapping);
+void ksm_word_clear(struct ksm_mm *kmm, u64 *word);
+void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
+		enum ksm_get how);
+
+/* ---------------------------------------- ksm_index.c: equal content */
+
+/**
+ * struct ksm_spot - a place that holds a page
+ * @kmm: the address space; a spot that is handed out holds a reference to it
+ * @addr: the page's address in it
+ */
+struct ksm_spot {
+	struct ksm_mm *kmm;
+	unsigned long addr;
+};
+
+/* The low bits of a fingerprint are free for ksm_scan.c's use. */
+#define KSM_FINGERPRINT_SHIFT	11
+
+int ksm_index_init(void);
+u64 ksm_fingerprint(struct page *page);
+bool ksm_is_zero_fingerprint(u64 fingerprint);
+struct ksm_key ksm_make_key(u64 fingerprint, int nid);
+int ksm_index_add(struct ksm_stable_node *node, int nid);
+bool ksm_index_remove(struct ksm_stable_node *node);
+struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
+void ksm_index_moved(struct ksm_stable_node *node);
+bool ksm_index_empty(void);
+void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node));
+void ksm_seen(u64 fingerprint);
+bool ksm_seen_twice(u64 fingerprint);
+bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot);
+void ksm_candidate_set(const struct ksm_key *key, const struct ksm_spot *spot);
+void ksm_candidate_drop(const struct ksm_key *key);
+void ksm_index_start_pass(void);
+void ksm_index_end_pass(void);
+void ksm_index_idle(void);
+
+/* --------------------------------------------- ksm_merge.c: share, break */
+
+struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
+				  unsigned long other_pfn);
+int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node);
+int ksm_merge_zero(const struct ksm_spot *spot);
+void ksm_adopt(const struct ksm_spot *spot);
+int ksm_break(struct vm_area_struct *vma, unsigned long start,
+	      unsigned long end, bool lock_vma);
+void ksm_break_spot(const struct ksm_spot *spot);
+int ksm_unmerge_all(void);
+
+/* ----------------------------------------------------- ksm_advisor.c */
+
+/**
+ * struct ksm_advisor - what the admin asks of the advisor
+ * @mode: which one; changed by ksm_advisor_set_mode()
+ * @max_cpu: percent of a CPU that ksmd may use
+ * @min_pages_to_scan: where the scan-time advisor starts
+ * @max_pages_to_scan: how far it goes
+ * @target_scan_time: seconds that a pass ought to take, at least 1
+ *
+ * All are read and written with READ_ONCE/WRITE_ONCE.
+ */
+struct ksm_advisor {
+	enum ksm_advisor_mode mode;
+	unsigned int max_cpu;
+	unsigned long min_pages_to_scan;
+	unsigned long max_pages_to_scan;
+	unsigned long target_scan_time;
+};
+
+extern struct ksm_advisor ksm_advisor;
+
+void ksm_advisor_start_pass(void);
+void ksm_advisor_end_pass(void);
+void ksm_advisor_set_mode(enum ksm_advisor_mode mode);
+int ksm_advisor_set_pages(unsigned int pages);
+
+/* ------------------------------------------------------- ksm_sysfs.c */
+
+#ifdef CONFIG_SYSFS
+int ksm_sysfs_init(void);
+#else
+static inline int ksm_sysfs_init(void)
+{
+	return 0;
+}
+#endif
+
+#endif /* __MM_KSM_INTERNAL_H */

@@ -1,0 +1,730 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: making one page of two that are equal, and two of one again.
+ *
+ * To merge is to take a page away from a process that may be writing to it,
+ * or have told a device to.  The order of things is what keeps its content:
+ *
+ *	lock the page that stays (it is a KSM page, nobody writes to it)
+ *	try to lock the page that goes
+ *	write-protect it: clear the entry, flush the TLB, and only then look
+ *		whether somebody has a reference that is not a mapping
+ *	compare the bytes, which from here on cannot change
+ *	replace the entry if it is still the same
+ *
+ * Nothing else makes pages equal: not a fingerprint, nor an index.
+ */
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/rmap.h>
+#include <linux/sched/signal.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <trace/events/ksm.h>
+#include <asm/tlbflush.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+atomic_long_t ksm_zero_pages = ATOMIC_LONG_INIT(0);
+
+/* ------------------------------------------------- a mapping that is worked on */
+
+/**
+ * struct ksm_target - a mapping that is worked on
+ * @vma: its area, mmap_lock held for reading
+ * @addr: its address
+ * @folio: the page found there: small, locked, with one reference of ours
+ * @pte: the entry, once it is write-protected
+ */
+struct ksm_target {
+	struct vm_area_struct *vma;
+	unsigned long addr;
+	struct folio *folio;
+	pte_t pte;
+};
+
+/* The anonymous page at an address, with a reference. */
+static struct page *ksm_get_page_at(struct vm_area_struct *vma,
+				    unsigned long addr)
+{
+	struct folio_walk fw;
+	struct page *page = NULL;
+	struct folio *folio = folio_walk_start(&fw, vma, addr, 0);
+
+	if (!folio)
+		return NULL;
+	if (folio_test_anon(folio) && !folio_is_zone_device(folio) &&
+	    !PageHWPoison(fw.page)) {
+		folio_get(folio);
+		page = fw.page;
+	}
+	folio_walk_end(&fw, vma);
+	return page;
+}
+
+static void ksm_put_target(struct ksm_target *target)
+{
+	folio_unlock(target->folio);
+	folio_put(target->folio);
+}
+
+/*
+ * Lock the page at an address.  If it is part of a large folio, that is split
+ * now that there is something to gain: the reference that we hold goes with
+ * the page, and is the only one that a split allows.
+ */
+static int ksm_get_target(struct ksm_target *target, struct mm_struct *mm,
+			  unsigned long addr)
+{
+	struct page *page;
+
+	target->addr = addr;
+	target->vma = ksm_find_vma(mm, addr);
+	if (!target->vma)
+		return -ENOENT;
+	page = ksm_get_page_at(target->vma, addr);
+	if (!page)
+		return -ENOENT;
+	target->folio = page_folio(page);
+	if (!folio_trylock(target->folio)) {
+		folio_put(target->folio);
+		return -EAGAIN;
+	}
+	if (folio_test_large(target->folio) && split_huge_page(page)) {
+		ksm_put_target(target);
+		return -EAGAIN;
+	}
+	target->folio = page_folio(page);
+	return 0;
+}
+
+/* The target's entry, locked, if it still maps the page. */
+static pte_t *ksm_lock_pte(struct ksm_target *target, spinlock_t **ptl)
+{
+	struct mm_struct *mm = target->vma->vm_mm;
+	pmd_t *pmd = mm_find_pmd(mm, target->addr);
+	pte_t *ptep, pte;
+
+	if (!pmd)
+		return NULL;
+	/* Takes care of a pmd that is, or becomes, a huge page's */
+	ptep = pte_offset_map_lock(mm, pmd, target->addr, ptl);
+	if (!ptep)
+		return NULL;
+	pte = ptep_get(ptep);
+	if (pte_present(pte) && pte_pfn(pte) == folio_pfn(target->folio))
+		return ptep;
+	pte_unmap_unlock(ptep, *ptl);
+	return NULL;
+}
+
+static void ksm_notify_start(struct ksm_target *target,
+			     struct mmu_notifier_range *range)
+{
+	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0,
+				target->vma->vm_mm, target->addr,
+				target->addr + PAGE_SIZE);
+	mmu_notifier_invalidate_range_start(range);
+}
+
+/* Are there references besides the mappings, the swap cache and ours? */
+static bool ksm_folio_busy(struct folio *folio)
+{
+	return folio_ref_count(folio) != folio_mapcount(folio) + 1 +
+					 folio_test_swapcache(folio);
+}
+
+/*
+ * From the cleared and flushed entry on, nobody takes a reference through it:
+ * GUP-fast looks at the entry again after it has taken one, and finds it gone.
+ * So the count that we see tells of all the others, and clearing the exclusive
+ * mark makes those who come for a pin later ask for a copy of their own.
+ */
+static bool ksm_protect_pte(struct ksm_target *target, pte_t *ptep)
+{
+	struct vm_area_struct *vma = target->vma;
+	struct folio *folio = target->folio;
+	bool exclusive = PageAnonExclusive(&folio->page);
+	pte_t pte = ptep_get(ptep);
+
+	if (!pte_write(pte) && !pte_dirty(pte) && !exclusive &&
+	    !mm_tlb_flush_pending(vma->vm_mm)) {
+		target->pte = pte;
+		return true;
+	}
+
+	flush_cache_page(vma, target->addr, pte_pfn(pte));
+	pte = ptep_clear_flush(vma, target->addr, ptep);
+	if (ksm_folio_busy(folio) ||
+	    (exclusive && folio_try_share_anon_rmap_pte(folio, &folio->page))) {
+		set_pte_at(vma->vm_mm, target->addr, ptep, pte);
+		return false;
+	}
+	/* The only note that it must be written out before it may be dropped */
+	if (pte_dirty(pte))
+		folio_mark_dirty(folio);
+	pte = pte_wrprotect(pte_mkclean(pte));
+	set_pte_at(vma->vm_mm, target->addr, ptep, pte);
+	target->pte = pte;
+	return true;
+}
+
+/* Let nobody write to the target's page any more. */
+static int ksm_protect(struct ksm_target *target)
+{
+	struct mmu_notifier_range range;
+	spinlock_t *ptl;
+	pte_t *ptep;
+	int err = -EAGAIN;
+
+	if (!folio_test_lru(target->folio))
+		lru_add_drain();
+
+	ksm_notify_start(target, &range);
+	ptep = ksm_lock_pte(target, &ptl);
+	if (ptep) {
+		if (ksm_protect_pte(target, ptep))
+			err = 0;
+		pte_unmap_unlock(ptep, ptl);
+	}
+	mmu_notifier_invalidate_range_end(&range);
+	return err;
+}
+
+/* The entry that maps the page that stays.  What userfaultfd and soft-dirty
+ * have noted in the old one is about the address, not about the page.
+ */
+static pte_t ksm_new_pte(struct ksm_target *target, struct page *kpage)
+{
+	pgprot_t prot = target->vma->vm_page_prot;
+	pte_t pte;
+
+	if (is_zero_pfn(page_to_pfn(kpage)))
+		/* Dirty: see is_ksm_zero_pte() */
+		pte = pte_mkdirty(pte_mkspecial(pfn_pte(page_to_pfn(kpage),
+							prot)));
+	else
+		pte = mk_pte(kpage, prot);
+	if (pte_soft_dirty(target->pte))
+		pte = pte_mksoft_dirty(pte);
+	if (pte_uffd_wp(target->pte))
+		pte = pte_mkuffd_wp(pte);
+	return pte;
+}
+
+/* Map @kpage, the same in every byte, instead of the target's page. */
+static int ksm_replace(struct ksm_target *target, struct page *kpage)
+{
+	struct vm_area_struct *vma = target->vma;
+	struct folio *folio = target->folio;
+	struct mmu_notifier_range range;
+	int err = -EAGAIN;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	ksm_notify_start(target, &range);
+	ptep = ksm_lock_pte(target, &ptl);
+	if (!ptep)
+		goto out;
+	if (!pte_same(ptep_get(ptep), target->pte))
+		goto unlock;
+
+	if (is_zero_pfn(page_to_pfn(kpage))) {
+		ksm_map_zero_page(vma->vm_mm);
+		/* The zero page is nobody's anonymous page */
+		dec_mm_counter(vma->vm_mm, MM_ANONPAGES);
+	} else {
+		get_page(kpage);
+		folio_add_anon_rmap_pte(page_folio(kpage), kpage, vma,
+					target->addr, RMAP_NONE);
+	}
+	flush_cache_page(vma, target->addr, pte_pfn(target->pte));
+	ptep_clear_flush(vma, target->addr, ptep);
+	set_pte_at(vma->vm_mm, target->addr, ptep, ksm_new_pte(target, kpage));
+
+	folio_remove_rmap_pte(folio, &folio->page, vma);
+	if (!folio_mapped(folio))
+		folio_free_swap(folio);
+	/* The mapping's reference; ours keeps the folio */
+	folio_put(folio);
+	err = 0;
+unlock:
+	pte_unmap_unlock(ptep, ptl);
+out:
+	mmu_notifier_invalidate_range_end(&range);
+	return err;
+}
+
+/* --------------------------------------------------------------------- merging */
+
+/* Enter a mapping of a KSM page, which is locked, in the books. */
+static void ksm_record(const struct ksm_spot *spot, u64 *word,
+		       struct ksm_mapping *mapping,
+		       struct ksm_stable_node *node, struct anon_vma *anon_vma,
+		       pgoff_t pgoff)
+{
+	ksm_link_mapping(mapping, node, anon_vma, pgoff);
+	ksm_word_set_mapping(spot->kmm, word, mapping);
+}
+
+/**
+ * ksm_merge - map a KSM page instead of a page that is equal to it
+ * @spot: where that page is; its kmm->lock is held, and it has a word there
+ * @node: the KSM page, with a reference to the node
+ *
+ * Context: may sleep.
+ * Return: 0; -ESTALE if the KSM page is gone and -ENOSPC if it is full, so
+ * that another may be tried; -EBUSY, -EAGAIN, -ENOENT, -ENOMEM for this pass,
+ * or -EEXIST if the page is or will be found to be a KSM page itself.
+ */
+int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
+{
+	struct mm_struct *mm = spot->kmm->mm;
+	struct ksm_target target;
+	struct ksm_mapping *mapping;
+	struct folio *kfolio;
+	u64 *word;
+	int err;
+
+	word = ksm_word(spot->kmm, spot->addr, true);
+	mapping = word ? ksm_new_mapping() : NULL;
+	if (!mapping)
+		return -ENOMEM;
+
+	mmap_read_lock(mm);
+	kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
+	if (IS_ERR_OR_NULL(kfolio)) {
+		err = kfolio ? PTR_ERR(kfolio) : -ESTALE;
+		goto out_mmap;
+	}
+	err = -ENOSPC;
+	if (node->nr_mappings >= ksm_knobs.max_page_sharing)
+		goto out_kfolio;
+	err = ksm_get_target(&target, mm, spot->addr);
+	if (err)
+		goto out_kfolio;
+	err = -EEXIST;
+	if (folio_test_ksm(target.folio))
+		goto out_target;
+	err = -EAGAIN;
+	if (!ksm_knobs.merge_across_nodes &&
+	    folio_nid(target.folio) != folio_nid(kfolio))
+		goto out_target;
+	err = ksm_protect(&target);
+	if (err)
+		goto out_target;
+	err = -EAGAIN;
+	if (!pages_identical(&target.folio->page, &kfolio->page))
+		goto out_target;
+	err = ksm_replace(&target, &kfolio->page);
+	if (err)
+		goto out_target;
+
+	ksm_record(spot, word, mapping, node, target.vma->anon_vma,
+		   linear_page_index(target.vma, spot->addr));
+out_target:
+	trace_ksm_merge_with_ksm_page(&kfolio->page, folio_pfn(kfolio),
+				      mapping, mm, err);
+	ksm_put_target(&target);
+out_kfolio:
+	folio_unlock(kfolio);
+	folio_put(kfolio);
+out_mmap:
+	mmap_read_unlock(mm);
+	if (err)
+		ksm_free_mapping(mapping);
+	return err;
+}
+
+/**
+ * ksm_share - turn a page into a KSM page, that others may be merged into
+ * @spot: where the page is; its kmm->lock is held
+ * @fingerprint: that it must have
+ * @other_pfn: the page that is to be merged into it: if fork has shared it
+ *	between the two already there is nothing to gain
+ *
+ * The record goes by the anon_vma the page belongs to, which reaches all
+ * processes that fork has shared it with, rather than by that of this area,
+ * which may reach only some of them.
+ *
+ * Context: may sleep.
+ * Return: the node with a reference, or NULL.
+ */
+struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
+				  unsigned long other_pfn)
+{
+	struct mm_struct *mm = spot->kmm->mm;
+	struct ksm_stable_node *node = NULL;
+	struct ksm_mapping *mapping;
+	struct ksm_target target;
+	struct anon_vma *anon_vma;
+	int err;
+	u64 *word = ksm_word(spot->kmm, spot->addr, false);
+
+	/* Forgotten, or merged, since it became a candidate */
+	if (!word || !*word || ksm_word_is_mapping(*word))
+		return NULL;
+	mapping = ksm_new_mapping();
+	node = ksm_new_node(fingerprint);
+	err = -ENOMEM;
+	if (!mapping || !node)
+		goto out_free;
+
+	mmap_read_lock(mm);
+	err = ksm_get_target(&target, mm, spot->addr);
+	if (err)
+		goto out_mmap;
+	err = -EAGAIN;
+	if (folio_pfn(target.folio) == other_pfn || folio_test_ksm(target.folio))
+		goto out_target;
+	err = ksm_protect(&target);
+	if (err)
+		goto out_target;
+	err = -EAGAIN;
+	if (ksm_fingerprint(&target.folio->page) != fingerprint)
+		goto out_target;
+	err = ksm_index_add(node, folio_nid(target.folio));
+	if (err)
+		goto out_target;
+
+	anon_vma = folio_anon_vma(target.folio);
+	ksm_make_stable(target.folio, node);
+	folio_mark_accessed(target.folio);
+	/* Reclaim drops a clean page: this one is to be written out instead */
+	folio_mark_dirty(target.folio);
+	ksm_record(spot, word, mapping, node, anon_vma,
+		   linear_page_index(target.vma, spot->addr));
+out_target:
+	trace_ksm_merge_with_ksm_page(NULL, folio_pfn(target.folio), mapping,
+				      mm, err);
+	ksm_put_target(&target);
+out_mmap:
+	mmap_read_unlock(mm);
+out_free:
+	if (err) {
+		ksm_free_mapping(mapping);
+		if (node)
+			ksm_put_node(node);
+		node = NULL;
+	}
+	return node;
+}
+
+/**
+ * ksm_merge_zero - map the kernel's zero page instead of an empty page
+ * @spot: where the page is; its kmm->lock is held
+ *
+ * Context: may sleep.
+ * Return: 0 or an error.
+ */
+int ksm_merge_zero(const struct ksm_spot *spot)
+{
+	struct page *zero = ZERO_PAGE(spot->addr);
+	struct mm_struct *mm = spot->kmm->mm;
+	struct ksm_target target;
+	u64 *word;
+	int err;
+
+	mmap_read_lock(mm);
+	err = -EFAULT;
+	if (mm_forbids_zeropage(mm))
+		goto out_mmap;
+	err = ksm_get_target(&target, mm, spot->addr);
+	if (err)
+		goto out_mmap;
+	err = ksm_protect(&target);
+	if (err)
+		goto out_target;
+	err = -EAGAIN;
+	if (pages_identical(&target.folio->page, zero))
+		err = ksm_replace(&target, zero);
+out_target:
+	ksm_put_target(&target);
+	word = ksm_word(spot->kmm, spot->addr, false);
+	trace_ksm_merge_one_page(page_to_pfn(zero), word, mm, err);
+	if (!err && word)
+		ksm_word_clear(spot->kmm, word);
+out_mmap:
+	mmap_read_unlock(mm);
+	return err;
+}
+
+/**
+ * ksm_adopt - record a mapping of a KSM page that fork or swap-in has made
+ * @spot: where it is; its kmm->lock is held, and its word is 0
+ *
+ * Such mappings are not held to max_page_sharing.
+ *
+ * Context: may sleep.
+ */
+void ksm_adopt(const struct ksm_spot *spot)
+{
+	u64 *word = ksm_word(spot->kmm, spot->addr, true);
+	struct mm_struct *mm = spot->kmm->mm;
+	struct ksm_stable_node *node = NULL;
+	struct ksm_mapping *mapping;
+	struct ksm_target target;
+
+	mapping = word ? ksm_new_mapping() : NULL;
+	if (!mapping)
+		return;
+	mmap_read_lock(mm);
+	if (!ksm_get_target(&target, mm, spot->addr)) {
+		node = folio_stable_node(target.folio);
+		if (node)
+			ksm_record(spot, word, mapping, node,
+				   target.vma->anon_vma,
+				   linear_page_index(target.vma, spot->addr));
+		ksm_put_target(&target);
+	}
+	mmap_read_unlock(mm);
+	if (!node)
+		ksm_free_mapping(mapping);
+}
+
+/* ------------------------------------------------------------------- unmerging */
+
+static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
+			      pte_t pte)
+{
+	struct page *page;
+	swp_entry_t entry;
+
+	if (pte_present(pte)) {
+		if (is_ksm_zero_pte(pte))
+			return true;
+		page = vm_normal_page(vma, addr, pte);
+		return page && PageKsm(page);
+	}
+	if (pte_none(pte))
+		return false;
+	entry = pte_to_swp_entry(pte);
+	return is_migration_entry(entry) &&
+	       folio_test_ksm(pfn_swap_entry_folio(entry));
+}
+
+/* Stop at the first entry that KSM has made; walk->private is its address. */
+static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
+			   struct mm_walk *walk)
+{
+	pmd_t pmd = pmdp_get_lockless(pmdp);
+	pte_t *start, *ptep;
+	spinlock_t *ptl;
+	int found = 0;
+
+	cond_resched();
+	if (!pmd_present(pmd) || pmd_leaf(pmd))
+		return 0;
+	start = pte_offset_map_lock(walk->mm, pmdp, addr, &ptl);
+	if (!start)
+		return 0;
+	for (ptep = start; addr < end; ptep++, addr += PAGE_SIZE) {
+		if (!ksm_pte_is_merged(walk->vma, addr, ptep_get(ptep)))
+			continue;
+		*(unsigned long *)walk->private = addr;
+		found = 1;
+		break;
+	}
+	pte_unmap_unlock(start, ptl);
+	return found;
+}
+
+static const struct mm_walk_ops ksm_find_merged_ops = {
+	.pmd_entry = ksm_find_merged,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+static const struct mm_walk_ops ksm_find_merged_write_ops = {
+	.pmd_entry = ksm_find_merged,
+	.walk_lock = PGWALK_WRLOCK,
+};
+
+/**
+ * ksm_break - give a range of an area pages of its own again
+ * @vma: the area
+ * @start: start of the range
+ * @end: its end
+ * @lock_vma: mmap_lock is held for write, and faults under the area's own
+ *	lock must be kept out as well
+ *
+ * Each KSM page is broken by the fault that a reader who wants the page for
+ * himself would take.  A fault may have to be repeated, for example while the
+ * page is migrated, so each address is looked at until it is none of ours.
+ *
+ * What KSM remembers of the pages is left for the next scan to find outdated.
+ *
+ * Context: mmap_lock held; may sleep, and allocates memory.
+ * Return: 0; -ENOMEM; -ERESTARTSYS if a signal came.
+ */
+int ksm_break(struct vm_area_struct *vma, unsigned long start,
+	      unsigned long end, bool lock_vma)
+{
+	const struct mm_walk_ops *ops = lock_vma ? &ksm_find_merged_write_ops :
+						   &ksm_find_merged_ops;
+	vm_fault_t fault;
+
+	if (!vma->anon_vma)
+		return 0;
+	while (start < end) {
+		if (ksm_mm_dying(vma->vm_mm))
+			return 0;
+		if (signal_pending(current))
+			return -ERESTARTSYS;
+		if (!walk_page_range_vma(vma, start, end, ops, &start))
+			return 0;
+		fault = handle_mm_fault(vma, start, FAULT_FLAG_UNSHARE |
+					FAULT_FLAG_REMOTE, NULL);
+		if (fault & VM_FAULT_OOM)
+			return -ENOMEM;
+		/* A poisoned page, say: nobody will ever read from it again */
+		if (fault & VM_FAULT_ERROR)
+			start += PAGE_SIZE;
+	}
+	return 0;
+}
+
+/**
+ * ksm_break_spot - undo a merge that did not work out
+ * @spot: the place
+ *
+ * Context: may sleep.
+ */
+void ksm_break_spot(const struct ksm_spot *spot)
+{
+	struct mm_struct *mm = spot->kmm->mm;
+	struct vm_area_struct *vma;
+
+	mmap_read_lock(mm);
+	vma = ksm_find_vma(mm, spot->addr);
+	if (vma)
+		ksm_break(vma, spot->addr, spot->addr + PAGE_SIZE, false);
+	mmap_read_unlock(mm);
+}
+
+static int ksm_unmerge_mm(struct ksm_mm *kmm)
+{
+	struct mm_struct *mm = kmm->mm;
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+	int err = 0;
+
+	mmap_read_lock(mm);
+	/* The tree of areas of a dying mm may be half gone */
+	if (!ksm_mm_dying(mm)) {
+		for_each_vma(vmi, vma) {
+			if (!(vma->vm_flags & VM_MERGEABLE))
+				continue;
+			err = ksm_break(vma, vma->vm_start, vma->vm_end, false);
+			if (err)
+				break;
+		}
+	}
+	mmap_read_unlock(mm);
+	return err;
+}
+
+/**
+ * ksm_unmerge_all - give everybody pages of his own again, forget everything
+ *
+ * A child that is forked meanwhile joins the end of the list, so it is met.
+ *
+ * Context: ksm_control_lock held for write; may sleep for long.
+ * Return: 0; -ENOMEM or -ERESTARTSYS, with part of the work done.
+ */
+int ksm_unmerge_all(void)
+{
+	struct ksm_mm *kmm;
+	int err;
+
+	ksm_cursor_reset();
+	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
+		mutex_lock(&kmm->lock);
+		err = ksm_unmerge_mm(kmm);
+		if (!err) {
+			ksm_forget(kmm, 0, ULONG_MAX, KSM_GET_LOCK);
+			kmm->scan_addr = 0;
+		}
+		mutex_unlock(&kmm->lock);
+		if (err) {
+			ksm_put_mm(kmm);
+			return err;
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+/* --------------------------------------------------------------------- swap-in */
+
+/* May a page of the swap cache be mapped here as it is? */
+static bool ksm_fits(struct folio *folio, struct vm_area_struct *area,
+		     unsigned long address)
+{
+	struct anon_vma *anon_vma;
+
+	/*
+	 * A KSM page fits everywhere; but where merging has been given up it
+	 * is not wanted any more, and one that KSM has let go has no rmap.
+	 */
+	if (folio_test_ksm(folio))
+		return folio_stable_node(folio) &&
+		       (area->vm_flags & VM_MERGEABLE) &&
+		       READ_ONCE(ksm_knobs.run) != KSM_UNMERGE;
+	anon_vma = folio_anon_vma(folio);
+	if (!anon_vma)
+		return true;
+	/* Else the rmap would look for it elsewhere */
+	return anon_vma->root == area->anon_vma->root &&
+	       folio->index == linear_page_index(area, address);
+}
+
+/**
+ * ksm_might_need_to_copy - can a page from the swap cache be mapped here?
+ * @swapcache: the page, locked
+ * @area: in which the fault was
+ * @address: at which it was
+ *
+ * Sharers of a KSM page that was swapped out have its swap entry in common,
+ * but the page that is read in for one of them is an ordinary one, of that
+ * one's anon_vma and offset.  The others get copies, and may be merged again.
+ *
+ * Context: mmap_lock or the area's lock held; may sleep.
+ * Return: @swapcache; a locked copy with a reference of its own; NULL without
+ * memory; -EHWPOISON if what would be copied is poisoned.
+ */
+struct folio *ksm_might_need_to_copy(struct folio *swapcache,
+				     struct vm_area_struct *area,
+				     unsigned long address)
+{
+	struct page *source = folio_page(swapcache, 0);
+	struct folio *copy;
+
+	if (folio_test_large(swapcache) || ksm_fits(swapcache, area, address))
+		return swapcache;
+	if (PageHWPoison(source))
+		return ERR_PTR(-EHWPOISON);
+	/* The caller reports what went wrong with the read */
+	if (!folio_test_uptodate(swapcache))
+		return swapcache;
+
+	copy = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, area, address, false);
+	if (!copy)
+		return NULL;
+	if (mem_cgroup_charge(copy, area->vm_mm, GFP_KERNEL)) {
+		folio_put(copy);
+		return NULL;
+	}
+	if (copy_mc_user_highpage(folio_page(copy, 0), source, address, area)) {
+		folio_put(copy);
+		return ERR_PTR(-EHWPOISON);
+	}
+	folio_set_dirty(copy);
+	__folio_mark_uptodate(copy);
+	__folio_set_locked(copy);
+#ifdef CONFIG_SWAP
+	count_vm_event(KSM_SWPIN_COPY);
+#endif
+	return copy;
+}

@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: which address spaces and which of their areas take part.
+ *
+ * An mm is registered by its first MADV_MERGEABLE, by
+ * prctl(PR_SET_MEMORY_MERGE), or by a fork or exec of such a process, and
+ * leaves when it exits or when a scan finds no mergeable area in it.
+ */
+#include <linux/mman.h>
+#include <linux/rhashtable.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <trace/events/ksm.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+static const struct rhashtable_params ksm_mm_params = {
+	.key_len		= sizeof_field(struct ksm_mm, mm),
+	.key_offset		= offsetof(struct ksm_mm, mm),
+	.head_offset		= offsetof(struct ksm_mm, hash),
+	.automatic_shrinking	= true,
+};
+
+/*
+ * ksm_mm_lock guards all of these.  The cursor is the list's head between
+ * two passes, else the mm that is being scanned.
+ */
+static DEFINE_SPINLOCK(ksm_mm_lock);
+static struct rhashtable ksm_mm_table;
+static LIST_HEAD(ksm_mm_list);
+static LIST_HEAD(ksm_dead_list);
+static struct list_head *ksm_cursor = &ksm_mm_list;
+
+/* ---------------------------------------------------------------- the objects */
+
+/**
+ * ksm_get_mm - take a reference to a registered mm
+ * @kmm: to which there is a reference already
+ */
+void ksm_get_mm(struct ksm_mm *kmm)
+{
+	refcount_inc(&kmm->refs);
+}
+
+/**
+ * ksm_put_mm - drop a reference to a registered mm
+ * @kmm: may be NULL
+ *
+ * Context: may sleep.
+ */
+void ksm_put_mm(struct ksm_mm *kmm)
+{
+	if (!kmm || !refcount_dec_and_test(&kmm->refs))
+		return;
+	WARN_ON_ONCE(!xa_empty(&kmm->chunks));
+	atomic_long_sub(sizeof(*kmm), &ksm_counters.metadata);
+	mmdrop(kmm->mm);
+	kfree(kmm);
+}
+
+/* ksm_mm_lock held; the caller inherits the registry's reference. */
+static void ksm_unlink_mm(struct ksm_mm *kmm)
+{
+	if (ksm_cursor == &kmm->link)
+		ksm_cursor = kmm->link.next;
+	list_del_init(&kmm->link);
+	rhashtable_remove_fast(&ksm_mm_table, &kmm->hash, ksm_mm_params);
+}
+
+/**
+ * __ksm_enter - register an mm
+ * @mm: not registered; MMF_VM_MERGEABLE says so
+ *
+ * Context: may sleep; mmap_lock of @mm held for write, or nobody else knows it.
+ * Return: 0 or -ENOMEM.
+ */
+int __ksm_enter(struct mm_struct *mm)
+{
+	struct ksm_mm *kmm = kzalloc(sizeof(*kmm), GFP_KERNEL);
+	bool first;
+	int err;
+
+	if (!kmm)
+		return -ENOMEM;
+	mmgrab(mm);
+	kmm->mm = mm;
+	refcount_set(&kmm->refs, 1);
+	mutex_init(&kmm->lock);
+	xa_init(&kmm->chunks);
+
+	/*
+	 * Behind the cursor: a process that execs or exits soon is never
+	 * looked at, and a pass ends however fast new ones come.
+	 */
+	spin_lock(&ksm_mm_lock);
+	first = list_empty(&ksm_mm_list);
+	err = rhashtable_insert_fast(&ksm_mm_table, &kmm->hash, ksm_mm_params);
+	if (!err)
+		list_add_tail(&kmm->link, ksm_cursor);
+	spin_unlock(&ksm_mm_lock);
+	if (err) {
+		mmdrop(mm);
+		kfree(kmm);
+		return -ENOMEM;
+	}
+
+	atomic_long_add(sizeof(*kmm), &ksm_counters.metadata);
+	set_bit(MMF_VM_MERGEABLE, &mm->flags);
+	if (first)
+		ksm_wake();
+	trace_ksm_enter(mm);
+	return 0;
+}
+
+/**
+ * __ksm_exit - an mm is about to lose its page tables
+ * @mm: its last user is gone
+ *
+ * Whoever is inside the mm holds its mmap_lock, and whoever comes later finds
+ * it dying, so one turn of that lock is all the waiting there is.  What is
+ * remembered of the mm is cleared away later, by somebody who has the time.
+ *
+ * Context: may sleep.
+ */
+void __ksm_exit(struct mm_struct *mm)
+{
+	struct ksm_mm *kmm;
+	bool untouched = false;
+
+	spin_lock(&ksm_mm_lock);
+	kmm = rhashtable_lookup_fast(&ksm_mm_table, &mm, ksm_mm_params);
+	if (kmm) {
+		ksm_unlink_mm(kmm);
+		/* Nobody else has it, and nobody has ever scanned it */
+		untouched = refcount_read(&kmm->refs) == 1 &&
+			    xa_empty(&kmm->chunks);
+		if (!untouched)
+			list_add_tail(&kmm->link, &ksm_dead_list);
+	}
+	spin_unlock(&ksm_mm_lock);
+
+	if (untouched) {
+		ksm_put_mm(kmm);
+	} else if (kmm) {
+		mmap_write_lock(mm);
+		mmap_write_unlock(mm);
+		ksm_reap_later();
+	}
+	trace_ksm_exit(mm);
+}
+
+/**
+ * ksm_unregister - drop an mm in which a scan has found no mergeable area
+ * @kmm: the caller has a reference of his own, and has made it forget
+ *
+ * MMF_VM_MERGE_ANY stays: the process may just not have mapped anything yet,
+ * and ksm_add_vma() registers the mm again when it does.
+ *
+ * Context: the mm's mmap_lock held, so that no area is becoming mergeable.
+ */
+void ksm_unregister(struct ksm_mm *kmm)
+{
+	bool listed;
+
+	spin_lock(&ksm_mm_lock);
+	/* __ksm_exit() may have been faster */
+	listed = rhashtable_lookup_fast(&ksm_mm_table, &kmm->mm,
+					ksm_mm_params) == kmm;
+	if (listed) {
+		ksm_unlink_mm(kmm);
+		clear_bit(MMF_VM_MERGEABLE, &kmm->mm->flags);
+	}
+	spin_unlock(&ksm_mm_lock);
+	if (listed)
+		ksm_put_mm(kmm);
+}
+
+/**
+ * ksm_take_dead_mm - an mm that has exited, to be cleared away
+ *
+ * Return: the mm with the registry's reference; NULL if there is none.
+ */
+struct ksm_mm *ksm_take_dead_mm(void)
+{
+	struct ksm_mm *kmm;
+
+	spin_lock(&ksm_mm_lock);
+	kmm = list_first_entry_or_null(&ksm_dead_list, struct ksm_mm, link);
+	if (kmm)
+		list_del_init(&kmm->link);
+	spin_unlock(&ksm_mm_lock);
+	return kmm;
+}
+
+/* -------------------------------------------------------- the order of scanning */
+
+/* The mm at a place in the list, with a reference.  ksm_mm_lock held. */
+static struct ksm_mm *ksm_mm_at(struct list_head *place)
+{
+	struct ksm_mm *kmm;
+
+	if (place == &ksm_mm_list)
+		return NULL;
+	kmm = list_entry(place, struct ksm_mm, link);
+	ksm_get_mm(kmm);
+	return kmm;
+}
+
+/**
+ * ksm_next_mm - go through all registered mms
+ * @kmm: the one before, whose reference is dropped; NULL to begin
+ *
+ * One that has left the list in the meantime sends the caller back to the
+ * beginning: he may meet an mm twice, but misses none.
+ *
+ * Context: may sleep.
+ * Return: the next with a reference, NULL at the end.
+ */
+struct ksm_mm *ksm_next_mm(struct ksm_mm *kmm)
+{
+	struct list_head *place = &ksm_mm_list;
+	struct ksm_mm *next;
+
+	spin_lock(&ksm_mm_lock);
+	if (kmm && rhashtable_lookup_fast(&ksm_mm_table, &kmm->mm,
+					  ksm_mm_params) == kmm)
+		place = &kmm->link;
+	next = ksm_mm_at(place->next);
+	spin_unlock(&ksm_mm_lock);
+	ksm_put_mm(kmm);
+	return next;
+}
+
+/**
+ * ksm_cursor_mm - the mm to be scanned
+ *
+ * Return: the mm with a reference; NULL between two passes.
+ */
+struct ksm_mm *ksm_cursor_mm(void)
+{
+	struct ksm_mm *kmm;
+
+	spin_lock(&ksm_mm_lock);
+	kmm = ksm_mm_at(ksm_cursor);
+	spin_unlock(&ksm_mm_lock);
+	return kmm;
+}
+
+/**
+ * ksm_cursor_start - begin a pass with the first mm
+ */
+void ksm_cursor_start(void)
+{
+	spin_lock(&ksm_mm_lock);
+	ksm_cursor = ksm_mm_list.next;
+	spin_unlock(&ksm_mm_lock);
+}
+
+/**
+ * ksm_cursor_reset - leave the pass that is going on
+ */
+void ksm_cursor_reset(void)
+{
+	spin_lock(&ksm_mm_lock);
+	ksm_cursor = &ksm_mm_list;
+	spin_unlock(&ksm_mm_lock);
+}
+
+/**
+ * ksm_cursor_advance - go on to the next mm
+ * @kmm: the one that is done; nothing happens if the cursor has left it
+ */
+void ksm_cursor_advance(struct ksm_mm *kmm)
+{
+	spin_lock(&ksm_mm_lock);
+	if (ksm_cursor == &kmm->link)
+		ksm_cursor = kmm->link.next;
+	spin_unlock(&ksm_mm_lock);
+}
+
+/**
+ * ksm_have_mm - is anybody registered?
+ */
+bool ksm_have_mm(void)
+{
+	return !list_empty_careful(&ksm_mm_list);
+}
+
+/**
+ * ksm_registered_pages - how many anonymous pages the registered mms have
+ *
+ * An estimate, for the size of tables.
+ */
+unsigned long ksm_registered_pages(void)
+{
+	unsigned long pages = 0;
+	struct ksm_mm *kmm;
+
+	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm))
+		pages += get_mm_counter(kmm->mm, MM_ANONPAGES);
+	return pages;
+}
+
+/**
+ * ksm_mm_dying - must the mm's page tables be left alone?
+ * @mm: pinned by the caller
+ *
+ * True once its last user is gone or the OOM reaper is at work in it.
+ *
+ * Context: mmap_lock held, for an answer that lasts as long as the lock.
+ */
+bool ksm_mm_dying(struct mm_struct *mm)
+{
+	return !atomic_read(&mm->mm_users) ||
+	       test_bit(MMF_UNSTABLE, &mm->flags);
+}
+
+/**
+ * ksm_find_vma - the mergeable area at an address
+ * @mm: the address space
+ * @addr: the address
+ *
+ * Context: mmap_lock held.
+ * Return: the area, which has an anon_vma; NULL if there is none.
+ */
+struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr)
+{
+	struct vm_area_struct *vma;
+
+	if (ksm_mm_dying(mm))
+		return NULL;
+	vma = vma_lookup(mm, addr);
+	if (!vma || !(vma->vm_flags & VM_MERGEABLE) || !vma->anon_vma)
+		return NULL;
+	return vma;
+}
+
+/**
+ * ksm_process_profit - what merging saves a process, less what it costs
+ * @mm: its address space
+ *
+ * Return: bytes, negative if the records take more than is saved.
+ */
+long ksm_process_profit(struct mm_struct *mm)
+{
+	long saved = mm->ksm_merging_pages + mm_ksm_zero_pages(mm);
+	struct ksm_mm *kmm;
+	long cost = 0;
+
+	spin_lock(&ksm_mm_lock);
+	kmm = rhashtable_lookup_fast(&ksm_mm_table, &mm, ksm_mm_params);
+	if (kmm)
+		cost = sizeof(*kmm) + READ_ONCE(kmm->metadata);
+	spin_unlock(&ksm_mm_lock);
+	return saved * (long)PAGE_SIZE - cost;
+}
+
+/* ------------------------------------------------------------------- the areas */
+
+/* Memory that is shared, is not made of ordinary pages, or bears tags. */
+static bool ksm_vma_can_merge(struct vm_area_struct *vma)
+{
+	vm_flags_t never = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB |
+			   VM_DROPPABLE | VM_SHADOW_STACK;
+
+#ifdef VM_SAO
+	never |= VM_SAO;
+#endif
+#ifdef VM_SPARC_ADI
+	never |= VM_SPARC_ADI;
+#endif
+	return !(vma->vm_flags & never) && !vma_is_dax(vma);
+}
+
+static void ksm_join(struct vm_area_struct *vma)
+{
+	if (!(vma->vm_flags & VM_MERGEABLE) && ksm_vma_can_merge(vma))
+		vm_flags_set(vma, VM_MERGEABLE);
+}
+
+static int ksm_leave(struct vm_area_struct *vma)
+{
+	int err;
+
+	if (!(vma->vm_flags & VM_MERGEABLE))
+		return 0;
+	err = ksm_break(vma, vma->vm_start, vma->vm_end, true);
+	if (!err)
+		vm_flags_clear(vma, VM_MERGEABLE);
+	return err;
+}
+
+static void ksm_join_all(struct mm_struct *mm)
+{
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+
+	for_each_vma(vmi, vma)
+		ksm_join(vma);
+}
+
+static int ksm_leave_all(struct mm_struct *mm)
+{
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, 0);
+	int err = 0;
+
+	for_each_vma(vmi, vma) {
+		err = ksm_leave(vma);
+		if (err)
+			break;
+	}
+	return err;
+}
+
+/**
+ * ksm_add_vma - a new area of a process of which all memory takes part
+ * @area: not yet visible to others
+ *
+ * Context: mmap_lock held for write.
+ */
+void ksm_add_vma(struct vm_area_struct *area)
+{
+	struct mm_struct *mm = area->vm_mm;
+
+	if (!test_bit(MMF_VM_MERGE_ANY, &mm->flags))
+		return;
+	ksm_join(area);
+	/* A scan may have found nothing to do here, and dropped the mm */
+	if (!test_bit(MMF_VM_MERGEABLE, &mm->flags))
+		__ksm_enter(mm);
+}
+
+/**
+ * ksm_enable_merge_any - all memory of a process takes part, now and later
+ * @mm: of the process
+ *
+ * Context: mmap_lock held for write.
+ * Return: 0 or -ENOMEM.
+ */
+int ksm_enable_merge_any(struct mm_struct *mm)
+{
+	int err;
+
+	if (test_bit(MMF_VM_MERGE_ANY, &mm->flags))
+		return 0;
+	if (!test_bit(MMF_VM_MERGEABLE, &mm->flags)) {
+		err = __ksm_enter(mm);
+		if (err)
+			return err;
+	}
+	set_bit(MMF_VM_MERGE_ANY, &mm->flags);
+	ksm_join_all(mm);
+	return 0;
+}
+
+/**
+ * ksm_disable_merge_any - undo ksm_enable_merge_any(), and unmerge all
+ * @mm: of the process
+ *
+ * Context: mmap_lock held for write.
+ * Return: 0; -ENOMEM or -ERESTARTSYS, and all memory goes on taking part.
+ */
+int ksm_disable_merge_any(struct mm_struct *mm)
+{
+	int err;
+
+	if (!test_bit(MMF_VM_MERGE_ANY, &mm->flags))
+		return 0;
+	err = ksm_leave_all(mm);
+	if (err)
+		ksm_join_all(mm);
+	else
+		clear_bit(MMF_VM_MERGE_ANY, &mm->flags);
+	return err;
+}
+
+/**
+ * ksm_disable - unmerge all of an mm, however it came to take part
+ * @mm: that must not have KSM pages from now on
+ *
+ * Context: mmap_lock held for write.
+ * Return: 0, -ENOMEM or -ERESTARTSYS.
+ */
+int ksm_disable(struct mm_struct *mm)
+{
+	mmap_assert_write_locked(mm);
+
+	if (test_bit(MMF_VM_MERGE_ANY, &mm->flags))
+		return ksm_disable_merge_any(mm);
+	if (test_bit(MMF_VM_MERGEABLE, &mm->flags))
+		return ksm_leave_all(mm);
+	return 0;
+}
+
+/**
+ * ksm_madvise - MADV_MERGEABLE and MADV_UNMERGEABLE for a range of an area
+ * @area: the area
+ * @from: start of the range
+ * @to: its end
+ * @advice: which of the two
+ * @flags: what is to become the range's vm_flags
+ *
+ * Memory that cannot take part ignores the advice, as it always has.
+ *
+ * Context: mmap_lock held for write.
+ * Return: 0, -ENOMEM or -ERESTARTSYS.
+ */
+int ksm_madvise(struct vm_area_struct *area, unsigned long from,
+		unsigned long to, int advice, unsigned long *flags)
+{
+	struct mm_struct *mm = area->vm_mm;
+	int err = 0;
+
+	switch (advice) {
+	case MADV_MERGEABLE:
+		if ((*flags & VM_MERGEABLE) || !ksm_vma_can_merge(area))
+			break;
+		if (!test_bit(MMF_VM_MERGEABLE, &mm->flags))
+			err = __ksm_enter(mm);
+		if (!err)
+			*flags |= VM_MERGEABLE;
+		break;
+	case MADV_UNMERGEABLE:
+		if (!(*flags & VM_MERGEABLE))
+			break;
+		err = ksm_break(area, from, to, true);
+		if (!err)
+			*flags &= ~VM_MERGEABLE;
+		break;
+	}
+	return err;
+}
+EXPORT_SYMBOL_GPL(ksm_madvise);
+
+/**
+ * ksm_registry_init - at boot, once
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init ksm_registry_init(void)
+{
+	return rhashtable_init(&ksm_mm_table, &ksm_mm_params);
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: from a KSM page to its mappings.
+ *
+ * Each record names an anon_vma and the page's offset in it.  Its interval
+ * tree knows which areas have that offset: the one that was merged, wherever
+ * mremap() has moved it and however mprotect() has cut it up, and those that
+ * fork has made of it since.
+ */
+#include <linux/mm.h>
+#include <linux/rmap.h>
+#include <linux/sched/signal.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+/* As the caller of an rmap walk wants it: wait for the lock, or give up. */
+static bool ksm_lock_anon_vma(struct anon_vma *anon_vma,
+			      struct rmap_walk_control *control)
+{
+	if (anon_vma_trylock_read(anon_vma))
+		return true;
+	if (control->try_lock) {
+		control->contended = true;
+		return false;
+	}
+	anon_vma_lock_read(anon_vma);
+	return true;
+}
+
+/* Visit the mappings one record leads to.  False when the walk is over. */
+static bool ksm_walk_mapping(struct folio *kfolio, struct ksm_mapping *mapping,
+			     struct rmap_walk_control *control)
+{
+	struct anon_vma *anon_vma = mapping->anon_vma;
+	struct anon_vma_chain *avc;
+	bool go_on = true;
+
+	if (!ksm_lock_anon_vma(anon_vma, control))
+		return false;
+	anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root, mapping->pgoff,
+				       mapping->pgoff) {
+		struct vm_area_struct *vma = avc->vma;
+		unsigned long addr = vma_address(vma, mapping->pgoff, 1);
+
+		cond_resched();
+		if (control->invalid_vma &&
+		    control->invalid_vma(vma, control->arg))
+			continue;
+		if (!control->rmap_one(kfolio, vma, addr, control->arg) ||
+		    (control->done && control->done(kfolio))) {
+			go_on = false;
+			break;
+		}
+	}
+	anon_vma_unlock_read(anon_vma);
+	return go_on;
+}
+
+/**
+ * rmap_walk_ksm - call a function for each mapping of a KSM page
+ * @kfolio: the page
+ * @control: the function and its options, see rmap_walk()
+ *
+ * An area that is reached through several records is visited several times,
+ * which those who walk take in their stride.
+ *
+ * Context: @kfolio locked, which keeps its records still; may sleep.
+ */
+void rmap_walk_ksm(struct folio *kfolio, struct rmap_walk_control *control)
+{
+	struct ksm_stable_node *node = folio_stable_node(kfolio);
+	struct ksm_mapping *mapping;
+
+	VM_BUG_ON_FOLIO(!folio_test_ksm(kfolio), kfolio);
+	VM_BUG_ON_FOLIO(!folio_test_locked(kfolio), kfolio);
+
+	if (!node)
+		return;
+	hlist_for_each_entry(mapping, &node->mappings, link) {
+		cond_resched();
+		if (!ksm_walk_mapping(kfolio, mapping, control))
+			return;
+	}
+}
+
+#ifdef CONFIG_MEMORY_FAILURE
+/* The threads to be told of an error that a process sees through one record. */
+static void ksm_collect_victims(struct ksm_mapping *mapping, struct page *kpage,
+				struct list_head *victims, int force_early)
+{
+	struct anon_vma *anon_vma = mapping->anon_vma;
+	struct task_struct *process, *victim;
+	struct anon_vma_chain *avc;
+
+	anon_vma_lock_read(anon_vma);
+	rcu_read_lock();
+	for_each_process(process) {
+		victim = task_early_kill(process, force_early);
+		if (!victim)
+			continue;
+		anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root,
+					       mapping->pgoff, mapping->pgoff) {
+			struct vm_area_struct *vma = avc->vma;
+
+			if (vma->vm_mm == victim->mm)
+				add_to_kill_ksm(victim, kpage, vma, victims,
+						vma_address(vma, mapping->pgoff,
+							    1));
+		}
+	}
+	rcu_read_unlock();
+	anon_vma_unlock_read(anon_vma);
+}
+
+/**
+ * collect_procs_ksm - list the processes that a memory error concerns
+ * @kfolio: the KSM page
+ * @kpage: the same
+ * @victims: the list
+ * @force_early: of memory_failure()
+ *
+ * Context: @kfolio locked; may sleep.
+ */
+void collect_procs_ksm(struct folio *kfolio, struct page *kpage,
+		       struct list_head *victims, int force_early)
+{
+	struct ksm_stable_node *node = folio_stable_node(kfolio);
+	struct ksm_mapping *mapping;
+
+	if (!node)
+		return;
+	hlist_for_each_entry(mapping, &node->mappings, link)
+		ksm_collect_victims(mapping, kpage, victims, force_early);
+}
+#endif /* CONFIG_MEMORY_FAILURE */

@@ -1,0 +1,894 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: ksmd, which walks the registered areas, and what it remembers of each
+ * page from one pass to the next.
+ *
+ * A batch of pages is collected under mmap_lock, fingerprinted without any
+ * lock, and let go again, so that neither a fault nor a migration waits for
+ * long.  Only then is it decided what to do with each of them; the few that
+ * are worth merging are looked up again, one at a time.
+ */
+#include <linux/bitfield.h>
+#include <linux/freezer.h>
+#include <linux/kthread.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
+#include <linux/workqueue.h>
+#include <trace/events/ksm.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+/* ----------------------------------------------------------- the word of a page */
+
+/*
+ * What is remembered of a page fits in 8 bytes.  A word is one of
+ *
+ * - 0: nothing is known
+ * - the address of a struct ksm_mapping with KSM_WORD_MAPPING set: the page
+ *   is merged
+ * - KSM_WORD_PAGE, the page's fingerprint of the last pass, and how often it
+ *   has been looked at to no avail
+ */
+#define KSM_WORD_MAPPING	BIT_ULL(0)
+#define KSM_WORD_PAGE		BIT_ULL(1)
+#define KSM_WORD_UNSHARED	BIT_ULL(2)	/* unchanged, but alone */
+#define KSM_WORD_AGE		GENMASK_ULL(6, 3)
+#define KSM_WORD_SKIPS		GENMASK_ULL(10, 7)
+#define KSM_WORD_FINGERPRINT	GENMASK_ULL(63, KSM_FINGERPRINT_SHIFT)
+
+static struct kmem_cache *ksm_chunk_cache;
+
+static void ksm_account(struct ksm_mm *kmm, long bytes)
+{
+	WRITE_ONCE(kmm->metadata, kmm->metadata + bytes);
+	atomic_long_add(bytes, &ksm_counters.metadata);
+}
+
+static unsigned long ksm_chunk_index(unsigned long addr)
+{
+	return addr >> KSM_CHUNK_SHIFT;
+}
+
+static unsigned int ksm_word_index(unsigned long addr)
+{
+	return (addr >> PAGE_SHIFT) % KSM_CHUNK_PAGES;
+}
+
+/**
+ * ksm_word - what is remembered of a page
+ * @kmm: the address space
+ * @addr: the page's address
+ * @create: make room for it if there is none
+ *
+ * Context: @kmm->lock held, as for as long as the word is used; may sleep.
+ * Return: the word, NULL if there is none, or no memory for it.
+ */
+u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create)
+{
+	struct ksm_chunk *chunk = xa_load(&kmm->chunks, ksm_chunk_index(addr));
+
+	if (!chunk && create) {
+		chunk = kmem_cache_zalloc(ksm_chunk_cache, GFP_KERNEL |
+					  __GFP_NORETRY | __GFP_NOWARN);
+		if (!chunk)
+			return NULL;
+		if (xa_err(xa_store(&kmm->chunks, ksm_chunk_index(addr), chunk,
+				    GFP_KERNEL | __GFP_NOWARN))) {
+			kmem_cache_free(ksm_chunk_cache, chunk);
+			return NULL;
+		}
+		ksm_account(kmm, sizeof(*chunk));
+	}
+	return chunk ? &chunk->words[ksm_word_index(addr)] : NULL;
+}
+
+/* Does the word count in pages_unshared? */
+static bool ksm_word_unshared(u64 word)
+{
+	return !(word & KSM_WORD_MAPPING) && (word & KSM_WORD_UNSHARED);
+}
+
+/* Change a word, and whatever counts such words. */
+static void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value)
+{
+	int unshared = ksm_word_unshared(value) - ksm_word_unshared(*word);
+	int tracked = !!value - !!*word;
+
+	if (unshared)
+		atomic_long_add(unshared, &ksm_counters.unshared);
+	if (tracked) {
+		atomic_long_add(tracked, &ksm_counters.tracked);
+		kmm->mm->ksm_rmap_items += tracked;
+	}
+	*word = value;
+}
+
+/* The record that a word points to, NULL if it is none of these. */
+static struct ksm_mapping *ksm_word_mapping(u64 word)
+{
+	if (!(word & KSM_WORD_MAPPING))
+		return NULL;
+	return (struct ksm_mapping *)(unsigned long)(word & ~KSM_WORD_MAPPING);
+}
+
+/**
+ * ksm_word_is_mapping - is the page known to be merged?
+ * @word: the page's
+ */
+bool ksm_word_is_mapping(u64 word)
+{
+	return word & KSM_WORD_MAPPING;
+}
+
+/**
+ * ksm_word_set_mapping - the page has been merged
+ * @kmm: the address space
+ * @word: the page's, not of a merged page up to now
+ * @mapping: the linked record
+ *
+ * Context: @kmm->lock held.
+ */
+void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
+			  struct ksm_mapping *mapping)
+{
+	ksm_set_word(kmm, word, (unsigned long)mapping | KSM_WORD_MAPPING);
+	kmm->mm->ksm_merging_pages++;
+	ksm_account(kmm, sizeof(*mapping));
+}
+
+/**
+ * ksm_word_clear - the page is none of KSM's any more
+ * @kmm: the address space
+ * @word: the page's, not of a merged page
+ *
+ * Context: @kmm->lock held.
+ */
+void ksm_word_clear(struct ksm_mm *kmm, u64 *word)
+{
+	ksm_set_word(kmm, word, 0);
+}
+
+/* The same for any page.  False if the KSM page that it maps was busy. */
+static bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_get how)
+{
+	struct ksm_mapping *mapping = ksm_word_mapping(*word);
+
+	if (mapping) {
+		trace_ksm_remove_rmap_item(READ_ONCE(mapping->node->kpfn),
+					   mapping, kmm->mm);
+		if (!ksm_unlink_mapping(mapping, how))
+			return false;
+		kmm->mm->ksm_merging_pages--;
+		ksm_account(kmm, -(long)sizeof(*mapping));
+	}
+	ksm_set_word(kmm, word, 0);
+	return true;
+}
+
+static void ksm_free_chunk(struct ksm_mm *kmm, unsigned long index,
+			   struct ksm_chunk *chunk)
+{
+	xa_erase(&kmm->chunks, index);
+	kmem_cache_free(ksm_chunk_cache, chunk);
+	ksm_account(kmm, -(long)sizeof(*chunk));
+}
+
+/**
+ * ksm_forget - drop what is remembered of a range
+ * @kmm: the address space
+ * @start: first address
+ * @end: first address beyond
+ * @how: whether to wait for the locks of merged pages; if not, what cannot be
+ *	dropped now stays until the next pass comes by
+ *
+ * Context: @kmm->lock held; may sleep; no folio reference held with
+ * KSM_GET_LOCK.
+ */
+void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
+		enum ksm_get how)
+{
+	struct ksm_chunk *chunk;
+	unsigned long index, addr, limit;
+
+	if (start >= end)
+		return;
+	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
+			  ksm_chunk_index(end - 1)) {
+		addr = max(start, index << KSM_CHUNK_SHIFT);
+		limit = min(end - 1, (index << KSM_CHUNK_SHIFT) +
+				     (1UL << KSM_CHUNK_SHIFT) - 1);
+		for (; addr <= limit; addr += PAGE_SIZE) {
+			u64 *word = &chunk->words[ksm_word_index(addr)];
+
+			if (*word)
+				ksm_drop_word(kmm, word, how);
+		}
+		if (!memchr_inv(chunk->words, 0, sizeof(chunk->words)))
+			ksm_free_chunk(kmm, index, chunk);
+		cond_resched();
+	}
+}
+
+/* ------------------------------------------------------------ collecting a batch */
+
+#define KSM_BATCH_PAGES		64
+#define KSM_BATCH_ENTRIES	8192	/* looked at under one mmap_lock */
+
+/**
+ * enum ksm_found_kind - what a batch is to do about a page
+ * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
+ *	fingerprinted
+ * @KSM_FOUND_KSM: a KSM page there is no right record for
+ * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
+ * @KSM_FOUND_GONE: no page of ours any more
+ */
+enum ksm_found_kind {
+	KSM_FOUND_PAGE,
+	KSM_FOUND_KSM,
+	KSM_FOUND_SWAPPED,
+	KSM_FOUND_GONE,
+};
+
+/**
+ * struct ksm_found - a page of a batch
+ * @addr: where it was found
+ * @kind: what it is; the rest is for KSM_FOUND_PAGE
+ * @page: the page, as long as the batch holds it
+ * @pfn: its number, after that
+ * @nid: its NUMA node
+ * @fingerprint: of its content
+ */
+struct ksm_found {
+	unsigned long addr;
+	enum ksm_found_kind kind;
+	struct page *page;
+	unsigned long pfn;
+	int nid;
+	u64 fingerprint;
+};
+
+/**
+ * struct ksm_batch - some pages of one mm
+ * @kmm: the mm
+ * @nr: how many of @found are used
+ * @entries: page table entries looked at
+ * @scanned: pages that count as scanned
+ * @limit: how many of them are enough
+ * @next: address at which the next batch begins
+ * @found: the pages
+ */
+struct ksm_batch {
+	struct ksm_mm *kmm;
+	unsigned int nr;
+	unsigned int entries;
+	unsigned int scanned;
+	unsigned int limit;
+	unsigned long next;
+	struct ksm_found found[KSM_BATCH_PAGES];
+};
+
+static bool ksm_batch_full(struct ksm_batch *batch)
+{
+	return batch->nr == KSM_BATCH_PAGES ||
+	       batch->scanned >= batch->limit ||
+	       batch->entries >= KSM_BATCH_ENTRIES;
+}
+
+static void ksm_found(struct ksm_batch *batch, enum ksm_found_kind kind,
+		      struct page *page, unsigned long addr)
+{
+	batch->found[batch->nr++] = (struct ksm_found) {
+		.addr = addr,
+		.page = page,
+		.kind = kind,
+	};
+}
+
+/* For how many passes a page is left alone that has failed to merge so often. */
+static unsigned int ksm_skips_for_age(unsigned int age)
+{
+	if (age <= 3)
+		return 1;
+	if (age <= 5)
+		return 2;
+	return age <= 8 ? 4 : 8;
+}
+
+/* Smart scan: is it this page's turn to be left alone?  Counts its visits. */
+static bool ksm_skip_page(u64 *word)
+{
+	unsigned int age, skips;
+	bool skip = false;
+
+	if (!READ_ONCE(ksm_knobs.smart_scan) || !(*word & KSM_WORD_PAGE))
+		return false;
+
+	age = FIELD_GET(KSM_WORD_AGE, *word);
+	skips = FIELD_GET(KSM_WORD_SKIPS, *word);
+	if (age >= 3) {
+		skip = skips;
+		skips = skip ? skips - 1 : ksm_skips_for_age(age);
+	}
+	if (age < FIELD_MAX(KSM_WORD_AGE))
+		age++;
+	*word &= ~(KSM_WORD_AGE | KSM_WORD_SKIPS);
+	*word |= FIELD_PREP(KSM_WORD_AGE, age) |
+		 FIELD_PREP(KSM_WORD_SKIPS, skips);
+	if (skip) {
+		/* Others may still find out that they look like it */
+		ksm_seen(*word & KSM_WORD_FINGERPRINT);
+		atomic_long_inc(&ksm_counters.skipped);
+	}
+	return skip;
+}
+
+/* A present page, under the page table lock. */
+static void ksm_collect_page(struct ksm_batch *batch, struct page *page,
+			     unsigned long addr, u64 *word)
+{
+	struct folio *folio = page ? page_folio(page) : NULL;
+	struct ksm_mapping *mapping;
+
+	if (!folio || !folio_test_anon(folio) || folio_is_zone_device(folio) ||
+	    PageHWPoison(page)) {
+		if (word && *word)
+			ksm_found(batch, KSM_FOUND_GONE, NULL, addr);
+		return;
+	}
+
+	if (folio_test_ksm(folio)) {
+		batch->scanned++;
+		mapping = word ? ksm_word_mapping(*word) : NULL;
+		if (!mapping || mapping->node != folio_stable_node(folio))
+			ksm_found(batch, KSM_FOUND_KSM, NULL, addr);
+		return;
+	}
+
+	if (word && ksm_skip_page(word))
+		return;
+	batch->scanned++;
+	folio_get(folio);
+	ksm_found(batch, KSM_FOUND_PAGE, page, addr);
+}
+
+/* An entry without a page, under the page table lock. */
+static void ksm_collect_nothing(struct ksm_batch *batch, pte_t pte,
+				unsigned long addr, u64 *word)
+{
+	enum ksm_found_kind kind = KSM_FOUND_GONE;
+
+	if (!word || !*word)
+		return;
+	if (!pte_none(pte)) {
+		swp_entry_t entry = pte_to_swp_entry(pte);
+
+		/* The page is on its way, and the mapping will be back */
+		if (is_migration_entry(entry))
+			return;
+		/* It may come back from the swap cache as the same KSM page */
+		if (!non_swap_entry(entry) && (*word & KSM_WORD_MAPPING))
+			kind = KSM_FOUND_SWAPPED;
+	}
+	ksm_found(batch, kind, NULL, addr);
+}
+
+static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
+			    struct vm_area_struct *vma, unsigned long addr,
+			    unsigned long end)
+{
+	struct page *page;
+	spinlock_t *ptl;
+	pmd_t pmd;
+
+	ptl = pmd_lock(vma->vm_mm, pmdp);
+	pmd = pmdp_get(pmdp);
+	/* Not huge any more, or being migrated: the next pass will see */
+	if (!pmd_present(pmd) || !pmd_leaf(pmd))
+		goto unlock;
+	page = vm_normal_page_pmd(vma, addr & PMD_MASK, pmd);
+	for (; addr < end && !ksm_batch_full(batch); addr += PAGE_SIZE) {
+		batch->entries++;
+		ksm_collect_page(batch, page ? page + ((addr & ~PMD_MASK) >>
+						       PAGE_SHIFT) : NULL,
+				 addr, ksm_word(batch->kmm, addr, false));
+	}
+	end = addr;
+unlock:
+	spin_unlock(ptl);
+	batch->next = end;
+	return ksm_batch_full(batch);
+}
+
+/* The entries that one chunk remembers, or some of them. */
+static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
+			     struct vm_area_struct *vma, unsigned long addr,
+			     unsigned long end)
+{
+	u64 *word = ksm_word(batch->kmm, addr, false);
+	pte_t *start, *ptep;
+	spinlock_t *ptl;
+
+	start = pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl);
+	if (!start) {
+		batch->next = end;
+		return 0;
+	}
+	for (ptep = start; addr < end && !ksm_batch_full(batch);
+	     ptep++, addr += PAGE_SIZE) {
+		pte_t pte = ptep_get(ptep);
+
+		batch->entries++;
+		if (pte_present(pte))
+			ksm_collect_page(batch, vm_normal_page(vma, addr, pte),
+					 addr, word);
+		else
+			ksm_collect_nothing(batch, pte, addr, word);
+		if (word)
+			word++;
+	}
+	pte_unmap_unlock(start, ptl);
+	batch->next = addr;
+	return ksm_batch_full(batch);
+}
+
+static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
+			   struct mm_walk *walk)
+{
+	struct ksm_batch *batch = walk->private;
+	pmd_t pmd = pmdp_get_lockless(pmdp);
+	unsigned long chunk_end;
+
+	cond_resched();
+	if (!pmd_present(pmd)) {
+		batch->next = end;
+		return 0;
+	}
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && pmd_leaf(pmd))
+		return ksm_collect_huge(batch, pmdp, walk->vma, addr, end);
+
+	for (; addr < end; addr = chunk_end) {
+		chunk_end = min(end, ALIGN(addr + 1, 1UL << KSM_CHUNK_SHIFT));
+		if (ksm_collect_chunk(batch, pmdp, walk->vma, addr, chunk_end))
+			return 1;
+	}
+	return 0;
+}
+
+static int ksm_collect_hole(unsigned long addr, unsigned long end, int depth,
+			    struct mm_walk *walk)
+{
+	struct ksm_batch *batch = walk->private;
+
+	ksm_forget(batch->kmm, addr, end, KSM_GET_TRYLOCK);
+	batch->next = end;
+	return 0;
+}
+
+static const struct mm_walk_ops ksm_collect_ops = {
+	.pmd_entry = ksm_collect_pmd,
+	.pte_hole = ksm_collect_hole,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+/* One area.  Returns whether the batch is full. */
+static bool ksm_collect_vma(struct ksm_batch *batch, struct vm_area_struct *vma)
+{
+	unsigned int first = batch->nr;
+	bool full;
+
+	full = walk_page_range_vma(vma, batch->next, vma->vm_end,
+				   &ksm_collect_ops, batch);
+	for (; first < batch->nr; first++) {
+		struct ksm_found *found = &batch->found[first];
+
+		if (!found->page)
+			continue;
+		flush_anon_page(vma, found->page, found->addr);
+		flush_dcache_page(found->page);
+	}
+	return full;
+}
+
+/*
+ * Collect the next pages of an mm, and forget those that have gone since the
+ * last pass.  Returns whether there are more.
+ */
+static bool ksm_collect(struct ksm_batch *batch)
+{
+	struct ksm_mm *kmm = batch->kmm;
+	struct mm_struct *mm = kmm->mm;
+	struct vm_area_struct *vma;
+	bool from_start = !kmm->scan_addr;
+	bool more = false;
+	VMA_ITERATOR(vmi, mm, kmm->scan_addr);
+
+	batch->next = kmm->scan_addr;
+	mmap_read_lock(mm);
+	if (ksm_mm_dying(mm))
+		goto unlock;
+
+	if (from_start)
+		kmm->seen_mergeable = false;
+	for_each_vma(vmi, vma) {
+		if (!(vma->vm_flags & VM_MERGEABLE))
+			continue;
+		kmm->seen_mergeable = true;
+		if (!vma->anon_vma)
+			continue;
+		if (batch->next < vma->vm_start) {
+			ksm_forget(kmm, batch->next, vma->vm_start,
+				   KSM_GET_TRYLOCK);
+			batch->next = vma->vm_start;
+		}
+		if (ksm_collect_vma(batch, vma)) {
+			more = true;
+			goto unlock;
+		}
+		batch->next = vma->vm_end;
+		cond_resched();
+	}
+	ksm_forget(kmm, batch->next, ULONG_MAX, KSM_GET_TRYLOCK);
+	if (from_start && !kmm->seen_mergeable) {
+		ksm_forget(kmm, 0, ULONG_MAX, KSM_GET_LOCK);
+		ksm_unregister(kmm);
+	}
+unlock:
+	kmm->scan_addr = more ? batch->next : 0;
+	mmap_read_unlock(mm);
+	return more;
+}
+
+static void ksm_fingerprint_batch(struct ksm_batch *batch)
+{
+	struct ksm_found *found;
+
+	for (found = batch->found; found < batch->found + batch->nr; found++) {
+		if (found->kind != KSM_FOUND_PAGE)
+			continue;
+		found->fingerprint = ksm_fingerprint(found->page);
+		found->pfn = page_to_pfn(found->page);
+		found->nid = page_to_nid(found->page);
+		put_page(found->page);
+	}
+}
+
+/* ------------------------------------------------------- what to do with a page */
+
+/* Is it like a KSM page?  Then map that. */
+static bool ksm_try_stable(const struct ksm_spot *spot,
+			   const struct ksm_key *key)
+{
+	struct ksm_stable_node *node;
+	int err = -ESTALE, tries = 3;
+
+	/* A node that turned out to be stale or full is not found again */
+	while ((err == -ESTALE || err == -ENOSPC) && tries--) {
+		node = ksm_index_find(key);
+		if (!node)
+			return false;
+		err = ksm_merge(spot, node);
+		ksm_put_node(node);
+	}
+	return !err;
+}
+
+/* Is it like the candidate?  Then make that a KSM page and map it here too. */
+static bool ksm_try_candidate(const struct ksm_spot *spot,
+			      const struct ksm_spot *theirs,
+			      struct ksm_found *found)
+{
+	struct ksm_stable_node *node;
+	int err = -EAGAIN;
+
+	/* Never wait for a second mm's lock */
+	if (theirs->kmm != spot->kmm && !mutex_trylock(&theirs->kmm->lock))
+		return false;
+	node = ksm_share(theirs, found->fingerprint, found->pfn);
+	if (node) {
+		err = ksm_merge(spot, node);
+		/* This page has changed: do not leave the other one shared alone */
+		if (err)
+			ksm_break_spot(theirs);
+		ksm_put_node(node);
+	}
+	if (theirs->kmm != spot->kmm)
+		mutex_unlock(&theirs->kmm->lock);
+	return !err;
+}
+
+/* A page that has not changed since the last pass. */
+static bool ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
+{
+	struct ksm_key key;
+	struct ksm_spot theirs;
+	bool merged = false;
+
+	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
+	    ksm_is_zero_fingerprint(found->fingerprint) &&
+	    !ksm_merge_zero(spot))
+		return true;
+
+	key = ksm_make_key(found->fingerprint, found->nid);
+	if (ksm_try_stable(spot, &key))
+		return true;
+	if (!ksm_seen_twice(found->fingerprint))
+		return false;
+	if (ksm_candidate_find(&key, &theirs)) {
+		if (theirs.kmm != spot->kmm || theirs.addr != spot->addr)
+			merged = ksm_try_candidate(spot, &theirs, found);
+		ksm_put_mm(theirs.kmm);
+	}
+	if (merged)
+		ksm_candidate_drop(&key);
+	else
+		ksm_candidate_set(&key, spot);
+	return merged;
+}
+
+static void ksm_scan_page(struct ksm_mm *kmm, struct ksm_found *found)
+{
+	const struct ksm_spot spot = { .kmm = kmm, .addr = found->addr };
+	u64 *word = ksm_word(kmm, found->addr, true);
+	u64 fingerprint = found->fingerprint;
+	bool unchanged;
+
+	if (!word)
+		return;
+	/* It was merged when we last looked, and has been written to since */
+	if ((*word & KSM_WORD_MAPPING) &&
+	    !ksm_drop_word(kmm, word, KSM_GET_TRYLOCK))
+		return;
+
+	ksm_seen(fingerprint);
+	unchanged = (*word & KSM_WORD_PAGE) &&
+		    (*word & KSM_WORD_FINGERPRINT) == fingerprint;
+	if (unchanged && ksm_try_merge(&spot, found))
+		return;
+	ksm_set_word(kmm, word, fingerprint | KSM_WORD_PAGE |
+				(unchanged ? KSM_WORD_UNSHARED : 0) |
+				(*word & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
+}
+
+/* A mapping that is swapped out: is there still a page it may come back to? */
+static void ksm_check_swapped(struct ksm_mm *kmm, u64 *word)
+{
+	struct ksm_mapping *mapping = ksm_word_mapping(*word);
+	struct folio *folio = NULL;
+
+	if (mapping)
+		folio = get_ksm_page(mapping->node, KSM_GET_NOLOCK);
+	if (!folio)
+		ksm_drop_word(kmm, word, KSM_GET_TRYLOCK);
+	else if (!IS_ERR(folio))
+		folio_put(folio);
+}
+
+static void ksm_process_batch(struct ksm_batch *batch)
+{
+	struct ksm_mm *kmm = batch->kmm;
+	struct ksm_found *found;
+	u64 *word;
+
+	for (found = batch->found; found < batch->found + batch->nr; found++) {
+		cond_resched();
+		if (found->kind == KSM_FOUND_PAGE) {
+			ksm_scan_page(kmm, found);
+			continue;
+		}
+		word = ksm_word(kmm, found->addr, found->kind == KSM_FOUND_KSM);
+		if (!word)
+			continue;
+		if (found->kind == KSM_FOUND_SWAPPED)
+			ksm_check_swapped(kmm, word);
+		else if (ksm_drop_word(kmm, word,
+				       KSM_GET_TRYLOCK) &&
+			 found->kind == KSM_FOUND_KSM)
+			ksm_adopt(&(struct ksm_spot) { kmm, found->addr });
+	}
+	atomic_long_add(batch->scanned, &ksm_counters.scanned);
+}
+
+/* --------------------------------------------------------------------- the passes */
+
+/* For ksmd alone, under ksm_control_lock. */
+static struct ksm_batch *ksm_batch;
+static unsigned long ksm_last_prune;
+static bool ksm_in_pass;
+
+static void ksm_start_pass(void)
+{
+	trace_ksm_start_scan(atomic_long_read(&ksm_counters.full_scans),
+			     atomic_long_read(&ksm_counters.tracked));
+	ksm_advisor_start_pass();
+	/* Pages that wait for their LRU list have a reference too many */
+	lru_add_drain_all();
+	ksm_index_start_pass();
+	ksm_cursor_start();
+	ksm_in_pass = true;
+}
+
+static void ksm_end_pass(void)
+{
+	ksm_in_pass = false;
+	ksm_index_end_pass();
+	if (time_after(jiffies, ksm_last_prune +
+		       msecs_to_jiffies(READ_ONCE(ksm_knobs.prune_millisecs)))) {
+		ksm_prune();
+		ksm_last_prune = jiffies;
+	}
+	ksm_advisor_end_pass();
+	trace_ksm_stop_scan(atomic_long_read(&ksm_counters.full_scans),
+			    atomic_long_read(&ksm_counters.tracked));
+	atomic_long_inc(&ksm_counters.full_scans);
+}
+
+/**
+ * ksm_abandon_pass - the next scan begins a new pass, the first of all
+ *
+ * Context: ksm_control_lock held for write.
+ */
+void ksm_abandon_pass(void)
+{
+	ksm_in_pass = false;
+	ksm_cursor_reset();
+	ksm_index_end_pass();
+	atomic_long_set(&ksm_counters.full_scans, 0);
+}
+
+/* Scan a batch of one mm.  Returns how many pages of the budget that took. */
+static unsigned int ksm_scan_mm(struct ksm_mm *kmm, unsigned int limit)
+{
+	struct ksm_batch *batch = ksm_batch;
+	bool more;
+
+	mutex_lock(&kmm->lock);
+	batch->kmm = kmm;
+	batch->nr = 0;
+	batch->entries = 0;
+	batch->scanned = 0;
+	batch->limit = limit;
+	more = ksm_collect(batch);
+	ksm_fingerprint_batch(batch);
+	ksm_process_batch(batch);
+	mutex_unlock(&kmm->lock);
+
+	if (!more)
+		ksm_cursor_advance(kmm);
+	return batch->scanned;
+}
+
+static bool ksm_should_scan(void)
+{
+	return READ_ONCE(ksm_knobs.run) == KSM_MERGE && ksm_have_mm();
+}
+
+/* Scan so many pages, or to the end of the pass if that comes first. */
+static void ksm_scan(unsigned int pages)
+{
+	struct ksm_mm *kmm;
+	unsigned int took;
+
+	while (pages && !freezing(current)) {
+		cond_resched();
+		kmm = ksm_cursor_mm();
+		if (!kmm) {
+			if (ksm_in_pass) {
+				ksm_end_pass();
+				return;
+			}
+			if (!ksm_have_mm())
+				return;
+			ksm_start_pass();
+			continue;
+		}
+		took = ksm_scan_mm(kmm, pages);
+		ksm_put_mm(kmm);
+		pages -= min(pages, took);
+		if (rwsem_is_contended(&ksm_control_lock))
+			return;
+	}
+}
+
+/* --------------------------------------------------------------------------- ksmd */
+
+static DECLARE_WAIT_QUEUE_HEAD(ksm_wait);
+
+/**
+ * ksm_wake - there may be something for ksmd to do, or a knob has changed
+ *
+ * Context: any.
+ */
+void ksm_wake(void)
+{
+	wake_up_interruptible(&ksm_wait);
+}
+
+static int ksmd(void *unused)
+{
+	unsigned int msecs;
+
+	set_freezable();
+	set_user_nice(current, 5);
+
+	while (!kthread_should_stop()) {
+		down_read(&ksm_control_lock);
+		if (ksm_should_scan())
+			ksm_scan(READ_ONCE(ksm_knobs.pages_to_scan));
+		if (!ksm_have_mm())
+			ksm_index_idle();
+		up_read(&ksm_control_lock);
+
+		if (!ksm_should_scan()) {
+			wait_event_freezable(ksm_wait, ksm_should_scan() ||
+					     kthread_should_stop());
+			continue;
+		}
+		msecs = READ_ONCE(ksm_knobs.sleep_millisecs);
+		wait_event_freezable_timeout(ksm_wait,
+			msecs != READ_ONCE(ksm_knobs.sleep_millisecs) ||
+			kthread_should_stop(), msecs_to_jiffies(msecs));
+	}
+	return 0;
+}
+
+/* ------------------------------------------------------------ mms that have exited */
+
+/**
+ * ksm_reap - drop what is remembered of mms that have exited
+ *
+ * Context: may sleep; ksm_control_lock held.
+ */
+void ksm_reap(void)
+{
+	struct ksm_mm *kmm;
+
+	while ((kmm = ksm_take_dead_mm())) {
+		mutex_lock(&kmm->lock);
+		ksm_forget(kmm, 0, ULONG_MAX, KSM_GET_LOCK);
+		mutex_unlock(&kmm->lock);
+		ksm_put_mm(kmm);
+		cond_resched();
+	}
+}
+
+static void ksm_reap_work_fn(struct work_struct *work)
+{
+	down_read(&ksm_control_lock);
+	ksm_reap();
+	up_read(&ksm_control_lock);
+	/* Let ksmd notice that there is nobody left */
+	if (!ksm_have_mm())
+		ksm_wake();
+}
+static DECLARE_WORK(ksm_reap_work, ksm_reap_work_fn);
+
+/**
+ * ksm_reap_later - the same, from a context that has no time for it
+ *
+ * Context: any.
+ */
+void ksm_reap_later(void)
+{
+	queue_work(system_unbound_wq, &ksm_reap_work);
+}
+
+/**
+ * ksm_scan_init - at boot, once: start ksmd
+ *
+ * Return: 0 or an error.
+ */
+int __init ksm_scan_init(void)
+{
+	struct task_struct *thread;
+
+	ksm_chunk_cache = KMEM_CACHE(ksm_chunk, SLAB_PANIC);
+	ksm_batch = kzalloc(sizeof(*ksm_batch), GFP_KERNEL);
+	if (!ksm_batch)
+		return -ENOMEM;
+	thread = kthread_run(ksmd, NULL, "ksmd");
+	return PTR_ERR_OR_ZERO(thread);
+}
