@@ -122,6 +122,9 @@ const char *ksm_as_found(const char *knob);
 void ksm_scan(int passes);	/* ksmd runs, and goes on running */
 void ksm_settle(void);		/* ksmd merges what it can, then stops */
 
+/* Write to some other knob; it gets its old value back after the test. */
+int knob_override(const char *path, const char *value);
+
 int file_write(const char *path, const char *data, size_t len);
 int file_print(const char *path, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -133,6 +136,10 @@ long vmstat(const char *field);
 /* ---- lib_mem.c: memory, its content, where it is ---- */
 
 char *map_pages(size_t nr);
+/* Pages in huge pages, as many as there are to be; else the test is skipped. */
+#define HUGE_PAGES		512UL
+char *map_huge(size_t nr_huge);
+long huge_kb(const void *addr);
 void fill_page(void *page, uint64_t seed);
 bool page_is(const void *page, uint64_t seed);
 /* Page i holds the content of seed + i % distinct. */

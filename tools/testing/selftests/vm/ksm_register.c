@@ -148,30 +148,18 @@ static void private_file(void)
 
 static void hugetlb(void)
 {
-	static const char knob[] = 
+	static const char knob[] =
 		"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-	const size_t size = 2UL << 20;
-	bool ignored = true;
-	long before;
+	const size_t size = HUGE_PAGES * PAGE_SIZE;
 	char *area;
 
-	if (access(knob, W_OK))
+	if (knob_override(knob, "2"))
 		ksm_skip("no hugetlb");
-	before = file_long(knob);
-	file_print(knob, "%ld", before + 2);
 	area = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
-	if (area != MAP_FAILED) {
-		fill_area(area, size / PAGE_SIZE, 50, 1);
-		ignored = !madvise(area, size, MADV_MERGEABLE) &&
-			  !smaps_flag(area, "mg");
-		VERIFY(area, size / PAGE_SIZE, 50, 1);
-		munmap(area, size);
-	}
-	file_print(knob, "%ld", before);
 	if (area == MAP_FAILED)
 		ksm_skip("no huge page to be had");
-	CHECK(ignored);
+	check_never_merged(area, HUGE_PAGES, 50);
 }
 
 static void droppable(void)

@@ -16,6 +16,34 @@ char *map_pages(size_t nr)
 	return area;
 }
 
+char *map_huge(size_t nr_huge)
+{
+	size_t size = nr_huge * HUGE_PAGES * PAGE_SIZE;
+	size_t align = HUGE_PAGES * PAGE_SIZE;
+	char *area = mmap(NULL, size + align, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *start = (char *)(((unsigned long)area + align - 1) & -align);
+
+	CHECK(area != MAP_FAILED);
+	/* Nothing but what was asked for stays mapped. */
+	if (start > area)
+		CHECK(!munmap(area, start - area));
+	if (start < area + align)
+		CHECK(!munmap(start + size, area + align - start));
+	if (madvise(start, size, MADV_HUGEPAGE))
+		ksm_skip("no transparent huge pages");
+	for (size_t i = 0; i < size; i += PAGE_SIZE)
+		start[i] = 1;
+	if (huge_kb(start) != (long)size / 1024)
+		ksm_skip("no huge pages to be had");
+	return start;
+}
+
+long huge_kb(const void *addr)
+{
+	return smaps_kb(addr, "AnonHugePages");
+}
+
 /* No two words of one page are alike, nor the same word of two seeds. */
 static uint64_t word_of(uint64_t seed, size_t i)
 {

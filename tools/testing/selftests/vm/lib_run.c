@@ -265,20 +265,63 @@ void ksm_settle(void)
 	ksm_set("run", 0);
 }
 
+/* ---- knobs of others ---- */
+
+#define MAX_OVERRIDES	16
+
+/* Shared with the tests, as these end without a word. */
+static struct override {
+	char path[128];
+	char value[64];
+} *overrides;
+
+/* The value itself, or what is in brackets where several are offered. */
+static int read_value(const char *path, char *value, size_t size)
+{
+	char buf[256], *from = buf;
+	ssize_t len = file_read(path, buf, sizeof(buf));
+
+	if (len < 0)
+		return len;
+	if (strchr(buf, '['))
+		from = strchr(buf, '[') + 1;
+	from[strcspn(from, "]\n")] = '\0';
+	snprintf(value, size, "%.*s", (int)size - 1, from);
+	return 0;
+}
+
+int knob_override(const char *path, const char *value)
+{
+	struct override *o = overrides;
+	int err;
+
+	while (o->path[0] && strcmp(o->path, path))
+		CHECK(++o < overrides + MAX_OVERRIDES);
+	if (!o->path[0]) {
+		err = read_value(path, o->value, sizeof(o->value));
+		if (err)
+			return err;
+		strcpy(o->path, path);
+	}
+	return file_write(path, value, strlen(value));
+}
+
+static void undo_overrides(void)
+{
+	for (struct override *o = overrides;
+	     o < overrides + MAX_OVERRIDES && o->path[0]; o++) {
+		file_write(o->path, o->value, strlen(o->value));
+		o->path[0] = '\0';
+	}
+}
+
+/* ---- all the knobs, before and after ---- */
+
 static void save_knobs(void)
 {
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
-		struct knob *knob = &knobs[i];
-		char buf[64], *from = buf;
-
-		if (ksm_read(knob->name, buf, sizeof(buf)) <= 0)
-			continue;
-		/* "none [scan-time]": the one in brackets */
-		if (strchr(buf, '['))
-			from = strchr(buf, '[') + 1;
-		from[strcspn(from, "]\n")] = '\0';
-		strcpy(knob->found, from);
-	}
+	for (size_t i = 0; i < ARRAY_LEN(knobs); i++)
+		read_value(knob_path(knobs[i].name), knobs[i].found,
+			   sizeof(knobs[i].found));
 }
 
 static bool put_knobs(bool as_found)
@@ -364,6 +407,7 @@ static int run_test(const struct ksm_test *test)
 	while (waitpid(-1, NULL, 0) > 0)
 		;
 	memcg_remove();
+	undo_overrides();
 	return result;
 }
 
@@ -388,6 +432,11 @@ int ksm_run_tests(int argc, char **argv, const struct ksm_test *tests,
 	ksft_set_plan(nr);
 	/* Grandchildren must be gone before the next test begins. */
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	overrides = mmap(NULL, MAX_OVERRIDES * sizeof(*overrides),
+			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			 -1, 0);
+	if (overrides == MAP_FAILED)
+		ksft_exit_fail_msg("out of memory\n");
 	save_knobs();
 
 	for (int i = 0; i < nr_tests; i++) {
