@@ -66,3 +66,25 @@ lay_stage()
 	done <"$list"
 	mv "$list.new" "$list"
 }
+
+# copy_tree FROM TO: a tree with hard links to the source of another, and a copy of its objects, if it has any
+copy_tree()
+{
+	local from=$1 to=$2
+	rm -rf "$to" "$to.new"
+	mkdir "$to.new"
+	find "$from" -mindepth 1 -maxdepth 1 ! -name out ! -name '.[bps]*' -exec cp -al -t "$to.new" {} +
+	[[ ! -f $from/.series ]] || cp "$from/.series" "$to.new"
+	[[ ! -d $from/out ]] || copy_objects "$from/out" "$to.new/out" "$to/out"
+	mv "$to.new" "$to"
+}
+
+# copy_objects FROM TO [NAME]: so that nothing is compiled again for being in another folder, called NAME in the
+# end.  The commands that built objtool, on which every object depends, name theirs and the tree in full.
+copy_objects()
+{
+	local from=$1 to=$2 name=${3-$2}
+	cp -a --reflink=auto "$from" "$to"
+	grep -rlZF "${from%/*}/" "$to" --include='*.cmd' |
+		xargs -0r sed -i "s|$from/|$name/|g; s|${from%/*}/|${name%/*}/|g"
+}
