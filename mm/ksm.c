@@ -364,22 +364,35 @@ void ksm_link_mapping(struct ksm_mapping *mapping,
 	atomic_long_inc(first ? &ksm_counters.shared : &ksm_counters.sharing);
 }
 
+/* Would mappings be lost if one record went?  The page is locked. */
+static bool ksm_record_needed(struct folio *folio, struct ksm_stable_node *node)
+{
+	return folio_mapcount(folio) >= node->nr_mappings;
+}
+
 /**
  * ksm_unlink_mapping - forget a mapping of a KSM page
- * @mapping: a linked record; freed on success
- * @how: whether to wait for the page's lock
+ * @mapping: a linked record, whose own mapping is gone; freed on success
+ * @drop: on what condition
  *
- * Context: may sleep with KSM_GET_LOCK.  No folio lock held.
- * Return: false if the page was busy, and nothing has changed.
+ * Context: no folio lock held; may sleep, and unless @drop is KSM_DROP_TRY no
+ * folio reference held either.
+ * Return: false if the condition was not met, and nothing has changed.
  */
-bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_get how)
+bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 {
 	struct ksm_stable_node *node = mapping->node;
-	struct folio *folio = get_ksm_page(node, how);
+	struct folio *folio = get_ksm_page(node, drop == KSM_DROP_TRY ?
+						 KSM_GET_TRYLOCK : KSM_GET_LOCK);
 	bool last, retired;
 
 	if (IS_ERR(folio))
 		return false;
+	if (folio && drop != KSM_DROP_ALL && ksm_record_needed(folio, node)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return false;
+	}
 
 	spin_lock(&node->lock);
 	hlist_del(&mapping->link);
@@ -454,7 +467,7 @@ int ksm_lock_unshared(void)
 {
 	if (down_write_killable(&ksm_control_lock))
 		return -EINTR;
-	ksm_reap();
+	ksm_reap(ULONG_MAX);
 	ksm_index_for_each(ksm_retire_unmapped);
 	if (ksm_index_empty())
 		return 0;
@@ -489,7 +502,7 @@ int ksm_set_run(unsigned int run)
 		if (err) {
 			WRITE_ONCE(ksm_knobs.run, KSM_STOP);
 		} else if (run == KSM_UNMERGE) {
-			ksm_reap();
+			ksm_reap(ULONG_MAX);
 			ksm_index_for_each(ksm_retire_unmapped);
 			ksm_abandon_pass();
 		}

@@ -201,24 +201,24 @@ struct ksm_mapping {
 /**
  * struct ksm_chunk - what KSM remembers of 64 pages of address space
  * @words: one for each page, see ksm_scan.c
- * @nr_used: words that are not 0
  */
 struct ksm_chunk {
 	u64 words[KSM_CHUNK_PAGES];
-	unsigned int nr_used;
 };
 
 /**
  * struct ksm_mm - an address space that takes part
  * @mm: the address space, held with mmgrab() as long as this object lives
  * @refs: one of the registry, and those of scanners and candidates
- * @link: in the list of those to scan or of those to clear away.  ksm_mm_lock.
+ * @link: in the list of those to scan or of those that have exited.
+ *	ksm_mm_lock.
  * @hash: finds this by @mm.  ksm_mm_lock.
  * @lock: guards the fields below and the mm's counters of KSM.  Taken before
  *	mmap_lock; whoever holds one may only try a second one.
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
  * @scan_addr: where scanning goes on
  * @seen_mergeable: this pass has met a mergeable area
+ * @last_pass: after this pass the mm, which has exited, is not needed any more
  * @metadata: bytes of @chunks and of the records they point to; written
  *	under @lock, read without
  */
@@ -232,6 +232,7 @@ struct ksm_mm {
 	struct xarray chunks;
 	unsigned long scan_addr;
 	bool seen_mergeable;
+	unsigned long last_pass;
 	long metadata;
 };
 
@@ -244,6 +245,22 @@ enum ksm_get {
 	KSM_GET_LOCK,
 };
 
+/**
+ * enum ksm_drop - which records of mappings may be dropped, and at what cost
+ * @KSM_DROP_TRY: those that are not needed any more, if the page can be
+ *	locked at once
+ * @KSM_DROP_UNNEEDED: those that are not needed any more
+ * @KSM_DROP_ALL: all of them
+ *
+ * A record is needed while the page has mappings without one: forked from
+ * this one's, they are found through its anon_vma until they are scanned.
+ */
+enum ksm_drop {
+	KSM_DROP_TRY,
+	KSM_DROP_UNNEEDED,
+	KSM_DROP_ALL,
+};
+
 struct folio *get_ksm_page(struct ksm_stable_node *node, enum ksm_get how);
 struct ksm_stable_node *folio_stable_node(const struct folio *folio);
 struct ksm_stable_node *ksm_new_node(u64 fingerprint);
@@ -254,7 +271,7 @@ void ksm_free_mapping(struct ksm_mapping *mapping);
 void ksm_link_mapping(struct ksm_mapping *mapping,
 		      struct ksm_stable_node *node,
 		      struct anon_vma *anon_vma, pgoff_t pgoff);
-bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_get how);
+bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop);
 void ksm_prune(void);
 int ksm_set_run(unsigned int run);
 int ksm_lock_unshared(void);
@@ -268,7 +285,8 @@ void ksm_cursor_start(void);
 void ksm_cursor_reset(void);
 void ksm_cursor_advance(struct ksm_mm *kmm);
 void ksm_unregister(struct ksm_mm *kmm);
-struct ksm_mm *ksm_take_dead_mm(void);
+void ksm_take_dead_mms(struct list_head *dead);
+void ksm_return_dead_mms(struct list_head *dead);
 bool ksm_have_mm(void);
 unsigned long ksm_registered_pages(void);
 void ksm_get_mm(struct ksm_mm *kmm);
@@ -281,7 +299,7 @@ struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
 int ksm_scan_init(void);
 void ksm_wake(void);
 void ksm_abandon_pass(void);
-void ksm_reap(void);
+bool ksm_reap(unsigned long pass);
 void ksm_reap_later(void);
 u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create);
 bool ksm_word_is_mapping(u64 word);
@@ -289,7 +307,7 @@ void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 			  struct ksm_mapping *mapping);
 void ksm_word_clear(struct ksm_mm *kmm, u64 *word);
 void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
-		enum ksm_get how);
+		enum ksm_drop drop);
 
 /* ---------------------------------------- ksm_index.c: equal content */
 

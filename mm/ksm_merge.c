@@ -643,7 +643,7 @@ int ksm_unmerge_all(void)
 		mutex_lock(&kmm->lock);
 		err = ksm_unmerge_mm(kmm);
 		if (!err) {
-			ksm_forget(kmm, 0, ULONG_MAX, KSM_GET_LOCK);
+			ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_ALL);
 			kmm->scan_addr = 0;
 		}
 		mutex_unlock(&kmm->lock);

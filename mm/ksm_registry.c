@@ -176,20 +176,25 @@ void ksm_unregister(struct ksm_mm *kmm)
 }
 
 /**
- * ksm_take_dead_mm - an mm that has exited, to be cleared away
- *
- * Return: the mm with the registry's reference; NULL if there is none.
+ * ksm_take_dead_mms - the mms that have exited, to be cleared away
+ * @dead: gets them, with the registry's references
  */
-struct ksm_mm *ksm_take_dead_mm(void)
+void ksm_take_dead_mms(struct list_head *dead)
 {
-	struct ksm_mm *kmm;
-
 	spin_lock(&ksm_mm_lock);
-	kmm = list_first_entry_or_null(&ksm_dead_list, struct ksm_mm, link);
-	if (kmm)
-		list_del_init(&kmm->link);
+	list_splice_init(&ksm_dead_list, dead);
 	spin_unlock(&ksm_mm_lock);
-	return kmm;
+}
+
+/**
+ * ksm_return_dead_mms - give back what could not be cleared away yet
+ * @dead: list of them
+ */
+void ksm_return_dead_mms(struct list_head *dead)
+{
+	spin_lock(&ksm_mm_lock);
+	list_splice_tail_init(dead, &ksm_dead_list);
+	spin_unlock(&ksm_mm_lock);
 }
 
 /* -------------------------------------------------------- the order of scanning */

@@ -152,16 +152,17 @@ void ksm_word_clear(struct ksm_mm *kmm, u64 *word)
 	ksm_set_word(kmm, word, 0);
 }
 
-/* The same for any page.  False if the KSM page that it maps was busy. */
-static bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_get how)
+/* The same for any page, unless the record of a KSM page has to stay. */
+static bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
 {
 	struct ksm_mapping *mapping = ksm_word_mapping(*word);
 
 	if (mapping) {
-		trace_ksm_remove_rmap_item(READ_ONCE(mapping->node->kpfn),
-					   mapping, kmm->mm);
-		if (!ksm_unlink_mapping(mapping, how))
+		unsigned long kpfn = READ_ONCE(mapping->node->kpfn);
+
+		if (!ksm_unlink_mapping(mapping, drop))
 			return false;
+		trace_ksm_remove_rmap_item(kpfn, mapping, kmm->mm);
 		kmm->mm->ksm_merging_pages--;
 		ksm_account(kmm, -(long)sizeof(*mapping));
 	}
@@ -182,14 +183,13 @@ static void ksm_free_chunk(struct ksm_mm *kmm, unsigned long index,
  * @kmm: the address space
  * @start: first address
  * @end: first address beyond
- * @how: whether to wait for the locks of merged pages; if not, what cannot be
- *	dropped now stays until the next pass comes by
+ * @drop: which records may be dropped; those that may not are left
  *
- * Context: @kmm->lock held; may sleep; no folio reference held with
- * KSM_GET_LOCK.
+ * Context: @kmm->lock held; may sleep; no folio reference held unless @drop
+ * is KSM_DROP_TRY.
  */
 void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
-		enum ksm_get how)
+		enum ksm_drop drop)
 {
 	struct ksm_chunk *chunk;
 	unsigned long index, addr, limit;
@@ -205,7 +205,7 @@ void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
 			u64 *word = &chunk->words[ksm_word_index(addr)];
 
 			if (*word)
-				ksm_drop_word(kmm, word, how);
+				ksm_drop_word(kmm, word, drop);
 		}
 		if (!memchr_inv(chunk->words, 0, sizeof(chunk->words)))
 			ksm_free_chunk(kmm, index, chunk);
@@ -463,7 +463,7 @@ static int ksm_collect_hole(unsigned long addr, unsigned long end, int depth,
 {
 	struct ksm_batch *batch = walk->private;
 
-	ksm_forget(batch->kmm, addr, end, KSM_GET_TRYLOCK);
+	ksm_forget(batch->kmm, addr, end, KSM_DROP_TRY);
 	batch->next = end;
 	return 0;
 }
@@ -521,7 +521,7 @@ static bool ksm_collect(struct ksm_batch *batch)
 			continue;
 		if (batch->next < vma->vm_start) {
 			ksm_forget(kmm, batch->next, vma->vm_start,
-				   KSM_GET_TRYLOCK);
+				   KSM_DROP_TRY);
 			batch->next = vma->vm_start;
 		}
 		if (ksm_collect_vma(batch, vma)) {
@@ -531,10 +531,11 @@ static bool ksm_collect(struct ksm_batch *batch)
 		batch->next = vma->vm_end;
 		cond_resched();
 	}
-	ksm_forget(kmm, batch->next, ULONG_MAX, KSM_GET_TRYLOCK);
+	ksm_forget(kmm, batch->next, ULONG_MAX, KSM_DROP_TRY);
 	if (from_start && !kmm->seen_mergeable) {
-		ksm_forget(kmm, 0, ULONG_MAX, KSM_GET_LOCK);
-		ksm_unregister(kmm);
+		ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_UNNEEDED);
+		if (xa_empty(&kmm->chunks))
+			ksm_unregister(kmm);
 	}
 unlock:
 	kmm->scan_addr = more ? batch->next : 0;
@@ -640,7 +641,7 @@ static void ksm_scan_page(struct ksm_mm *kmm, struct ksm_found *found)
 		return;
 	/* It was merged when we last looked, and has been written to since */
 	if ((*word & KSM_WORD_MAPPING) &&
-	    !ksm_drop_word(kmm, word, KSM_GET_TRYLOCK))
+	    !ksm_drop_word(kmm, word, KSM_DROP_TRY))
 		return;
 
 	ksm_seen(fingerprint);
@@ -662,7 +663,7 @@ static void ksm_check_swapped(struct ksm_mm *kmm, u64 *word)
 	if (mapping)
 		folio = get_ksm_page(mapping->node, KSM_GET_NOLOCK);
 	if (!folio)
-		ksm_drop_word(kmm, word, KSM_GET_TRYLOCK);
+		ksm_drop_word(kmm, word, KSM_DROP_TRY);
 	else if (!IS_ERR(folio))
 		folio_put(folio);
 }
@@ -685,19 +686,95 @@ static void ksm_process_batch(struct ksm_batch *batch)
 		if (found->kind == KSM_FOUND_SWAPPED)
 			ksm_check_swapped(kmm, word);
 		else if (ksm_drop_word(kmm, word,
-				       KSM_GET_TRYLOCK) &&
+				       KSM_DROP_TRY) &&
 			 found->kind == KSM_FOUND_KSM)
 			ksm_adopt(&(struct ksm_spot) { kmm, found->addr });
 	}
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
 }
 
-/* --------------------------------------------------------------------- the passes */
-
 /* For ksmd alone, under ksm_control_lock. */
 static struct ksm_batch *ksm_batch;
 static unsigned long ksm_last_prune;
 static bool ksm_in_pass;
+static unsigned long ksm_pass_number;
+
+/* ------------------------------------------------------------ mms that have exited */
+
+/* Are the page tables of a dead mm gone yet?  See exit_mmap(). */
+static bool ksm_torn_down(struct mm_struct *mm)
+{
+	return test_bit(MMF_OOM_SKIP, &mm->flags) || !READ_ONCE(mm->map_count);
+}
+
+/**
+ * ksm_reap - drop what is remembered of mms that have exited
+ * @pass: number of the pass that has just ended, 0 in between, ULONG_MAX to
+ *	drop everything
+ *
+ * Most of it can go at once.  But children may map KSM pages that are found
+ * through their parent's records only, until they are scanned themselves, as
+ * they have been after a pass that began when the parent was dead.
+ *
+ * Context: may sleep; ksm_control_lock held.
+ * Return: false if some mm is not torn down yet, and may leave more.
+ */
+bool ksm_reap(unsigned long pass)
+{
+	struct ksm_mm *kmm, *next;
+	enum ksm_drop drop;
+	bool done = true;
+	LIST_HEAD(dead);
+
+	ksm_take_dead_mms(&dead);
+	list_for_each_entry_safe(kmm, next, &dead, link) {
+		mutex_lock(&kmm->lock);
+		if (!kmm->last_pass)
+			kmm->last_pass = ksm_pass_number + 1;
+		drop = kmm->last_pass <= pass ? KSM_DROP_ALL :
+						KSM_DROP_UNNEEDED;
+		if (!ksm_torn_down(kmm->mm))
+			done = false;
+		ksm_forget(kmm, 0, ULONG_MAX, drop);
+		mutex_unlock(&kmm->lock);
+		if (xa_empty(&kmm->chunks)) {
+			list_del_init(&kmm->link);
+			ksm_put_mm(kmm);
+		}
+		cond_resched();
+	}
+	ksm_return_dead_mms(&dead);
+	return done;
+}
+
+static void ksm_reap_work_fn(struct work_struct *work)
+{
+	bool done;
+
+	down_read(&ksm_control_lock);
+	done = ksm_reap(0);
+	up_read(&ksm_control_lock);
+	if (!done)
+		ksm_reap_later();
+	/* Let ksmd notice that there is nobody left */
+	if (!ksm_have_mm())
+		ksm_wake();
+}
+static DECLARE_DELAYED_WORK(ksm_reap_work, ksm_reap_work_fn);
+
+/**
+ * ksm_reap_later - the same, from a context that has no time for it
+ *
+ * A little later, so that the page tables of those who exit are gone by then.
+ *
+ * Context: any.
+ */
+void ksm_reap_later(void)
+{
+	queue_delayed_work(system_unbound_wq, &ksm_reap_work, HZ / 50);
+}
+
+/* --------------------------------------------------------------------- the passes */
 
 static void ksm_start_pass(void)
 {
@@ -708,6 +785,7 @@ static void ksm_start_pass(void)
 	lru_add_drain_all();
 	ksm_index_start_pass();
 	ksm_cursor_start();
+	ksm_pass_number++;
 	ksm_in_pass = true;
 }
 
@@ -715,6 +793,7 @@ static void ksm_end_pass(void)
 {
 	ksm_in_pass = false;
 	ksm_index_end_pass();
+	ksm_reap(ksm_pass_number);
 	if (time_after(jiffies, ksm_last_prune +
 		       msecs_to_jiffies(READ_ONCE(ksm_knobs.prune_millisecs)))) {
 		ksm_prune();
@@ -833,47 +912,6 @@ static int ksmd(void *unused)
 			kthread_should_stop(), msecs_to_jiffies(msecs));
 	}
 	return 0;
-}
-
-/* ------------------------------------------------------------ mms that have exited */
-
-/**
- * ksm_reap - drop what is remembered of mms that have exited
- *
- * Context: may sleep; ksm_control_lock held.
- */
-void ksm_reap(void)
-{
-	struct ksm_mm *kmm;
-
-	while ((kmm = ksm_take_dead_mm())) {
-		mutex_lock(&kmm->lock);
-		ksm_forget(kmm, 0, ULONG_MAX, KSM_GET_LOCK);
-		mutex_unlock(&kmm->lock);
-		ksm_put_mm(kmm);
-		cond_resched();
-	}
-}
-
-static void ksm_reap_work_fn(struct work_struct *work)
-{
-	down_read(&ksm_control_lock);
-	ksm_reap();
-	up_read(&ksm_control_lock);
-	/* Let ksmd notice that there is nobody left */
-	if (!ksm_have_mm())
-		ksm_wake();
-}
-static DECLARE_WORK(ksm_reap_work, ksm_reap_work_fn);
-
-/**
- * ksm_reap_later - the same, from a context that has no time for it
- *
- * Context: any.
- */
-void ksm_reap_later(void)
-{
-	queue_work(system_unbound_wq, &ksm_reap_work);
 }
 
 /**
