@@ -85,6 +85,6 @@ copy_objects()
 {
 	local from=$1 to=$2 name=${3-$2}
 	cp -a --reflink=auto "$from" "$to"
-	grep -rlZF "${from%/*}/" "$to" --include='*.cmd' |
+	{ grep -rlZF "${from%/*}/" "$to" --include='*.cmd' || :; } |
 		xargs -0r sed -i "s|$from/|$name/|g; s|${from%/*}/|${name%/*}/|g"
 }
