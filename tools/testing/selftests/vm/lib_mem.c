@@ -94,16 +94,30 @@ char *mergeable_area(size_t nr, uint64_t seed, size_t distinct)
 
 /* ---- pagemap, kpageflags, kpagecount ---- */
 
-static uint64_t read_entry(const char *path, unsigned long index)
+static int open_table(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
 
 	if (fd < 0)
 		FAIL("cannot open %s: errno %d", path, errno);
+	return fd;
+}
+
+static uint64_t entry_of(int fd, unsigned long index)
+{
+	uint64_t entry = 0;
+
 	if (pread(fd, &entry, sizeof(entry), index * sizeof(entry)) !=
 	    sizeof(entry))
-		FAIL("cannot read %s at %lu: errno %d", path, index, errno);
+		FAIL("no entry %#lx: errno %d", index, errno);
+	return entry;
+}
+
+static uint64_t read_entry(const char *path, unsigned long index)
+{
+	int fd = open_table(path);
+	uint64_t entry = entry_of(fd, index);
+
 	close(fd);
 	return entry;
 }
@@ -116,21 +130,34 @@ uint64_t pagemap_of(pid_t pid, const void *addr)
 	return read_entry(path, (unsigned long)addr / PAGE_SIZE);
 }
 
+/* Kept open, as it is asked most; a child has a table of its own. */
 uint64_t pagemap(const void *addr)
 {
-	return pagemap_of(getpid(), addr);
+	static pid_t owner;
+	static int fd;
+
+	if (owner != getpid()) {
+		if (owner)
+			close(fd);
+		fd = open_table("/proc/self/pagemap");
+		owner = getpid();
+	}
+	return entry_of(fd, (unsigned long)addr / PAGE_SIZE);
+}
+
+static unsigned long pfn_in(uint64_t entry)
+{
+	return entry & PM_PRESENT ? entry & ((1ULL << 55) - 1) : 0;
 }
 
 unsigned long pfn_of(pid_t pid, const void *addr)
 {
-	uint64_t entry = pagemap_of(pid, addr);
-
-	return entry & PM_PRESENT ? entry & ((1ULL << 55) - 1) : 0;
+	return pfn_in(pagemap_of(pid, addr));
 }
 
 unsigned long pfn(const void *addr)
 {
-	return pfn_of(getpid(), addr);
+	return pfn_in(pagemap(addr));
 }
 
 uint64_t page_flags(unsigned long pfn)

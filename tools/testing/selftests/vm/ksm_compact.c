@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+/* vm: --timeout 300 */
+/*
+ * Memory full of KSM pages is compacted, by order and for huge pages.
+ */
+#include <sys/sysinfo.h>
+#include "ksm_lib.h"
+
+#define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
+
+static bool compact(void)
+{
+	char path[64];
+	int node[1];
+
+	if (!file_print("/proc/sys/vm/compact_memory", "1"))
+		return true;
+	need_nodes(node, 1);
+	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/compact",
+		 node[0]);
+	return !file_print(path, "1");
+}
+
+/*
+ * Pairs of pages that lie side by side become one page each: half of the
+ * memory is free then, a page here and a page there.
+ */
+static char *scattered(size_t nr, uint64_t seed)
+{
+	char *area = map_pages(nr);
+
+	for (size_t i = 0; i < nr; i++)
+		fill_page(area + i * PAGE_SIZE, seed + i / 2);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_set("pages_to_scan", 10000);
+	ksm_scan(2);
+	WAIT_FOR(ksm_get("pages_sharing") >= (long)nr / 2);
+	ksm_set("run", 0);
+	CHECK_EQ(count_ksm(area, nr), nr);
+	return area;
+}
+
+static void check_scattered(const char *area, size_t nr, uint64_t seed)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (!page_is(area + i * PAGE_SIZE, seed + i / 2))
+			FAIL("page %zu has lost its content", i);
+	for (size_t i = 0; i < nr; i += 2)
+		CHECK_EQ(pfn(area + i * PAGE_SIZE),
+			 pfn(area + (i + 1) * PAGE_SIZE));
+	CHECK_EQ(count_ksm(area, nr), nr);
+	CHECK_EQ(ksm_get("pages_shared"), nr / 2);
+	CHECK_EQ(ksm_get("pages_sharing"), nr / 2);
+}
+
+static unsigned long *places(const char *area, size_t nr)
+{
+	unsigned long *at = calloc(nr, sizeof(*at));
+
+	CHECK(at);
+	for (size_t i = 0; i < nr; i++)
+		at[i] = pfn(area + i * PAGE_SIZE);
+	return at;
+}
+
+static size_t count_moved(const char *area, size_t nr, const unsigned long *at)
+{
+	size_t moved = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		moved += pfn(area + i * PAGE_SIZE) != at[i];
+	return moved;
+}
+
+/* Everything but this much is taken, in huge pages where there are any. */
+static char *take_all_but(size_t bytes, size_t *size)
+{
+	struct sysinfo info;
+	char *hog;
+
+	CHECK(!sysinfo(&info));
+	if (info.freeram * info.mem_unit <= bytes + HUGE_SIZE)
+		ksm_skip("too little memory");
+	*size = (info.freeram * info.mem_unit - bytes) & -HUGE_SIZE;
+	hog = mmap(NULL, *size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(hog != MAP_FAILED);
+	madvise(hog, *size, MADV_HUGEPAGE);
+	for (size_t i = 0; i < *size; i += PAGE_SIZE)
+		hog[i] = 1;
+	return hog;
+}
+
+static void on_order(void)
+{
+	const size_t nr = 6144;
+	char *hog, *area, *more;
+	unsigned long *at;
+	size_t moved, size;
+
+	/* Compaction moves pages upwards: leave it room there. */
+	hog = take_all_but(nr * PAGE_SIZE + (32UL << 20), &size);
+	area = scattered(nr, 1000);
+	at = places(area, nr);
+	CHECK(!munmap(hog, size));
+	if (!compact())
+		ksm_skip("no compaction");
+	moved = count_moved(area, nr, at);
+	ksm_note("%zu of %zu mappings were moved", moved, nr);
+	CHECK_GE(moved, nr / 20);
+	check_scattered(area, nr, 1000);
+
+	/* Found where they are now. */
+	more = mergeable_area(64, 1000, 64);
+	ksm_settle();
+	for (size_t i = 0; i < 64; i++)
+		CHECK_EQ(pfn(more + i * PAGE_SIZE), pfn(area + 2 * i * PAGE_SIZE));
+	VERIFY(more, 64, 1000, 64);
+}
+
+/* Over and over, with ksmd at it and somebody writing. */
+static void under_a_running_ksmd(void)
+{
+	const size_t nr = 4096;
+	char *area = scattered(nr, 10000);
+	double end = ksm_now() + 4;
+	int status, rounds = 0;
+
+	ksm_set("run", 1);
+	fflush(stdout);
+	if (!fork()) {
+		while (ksm_now() < end)
+			if (!compact())
+				_exit(4);
+		_exit(0);
+	}
+	for (; ksm_now() < end; rounds++)
+		for (size_t i = rounds % 16; i < nr; i += 16) {
+			CHECK(page_is(area + i * PAGE_SIZE, 10000 + i / 2));
+			fill_page(area + i * PAGE_SIZE, 10000 + i / 2);
+		}
+	CHECK(wait(&status) > 0);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 4)
+		ksm_skip("no compaction");
+	CHECK(!status);
+	WAIT_FOR(count_ksm(area, nr) == nr);
+	ksm_set("run", 0);
+	check_scattered(area, nr, 10000);
+}
+
+/*
+ * Direct compaction: what is free is between KSM pages, and huge pages are to
+ * be made of it.
+ */
+static void for_huge_pages(void)
+{
+	const size_t nr = 20480, huge = 12;
+	long fallback, success, allocs;
+	char *area, *wanted;
+	size_t moved, size;
+	unsigned long *at;
+
+	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK))
+		ksm_skip("no transparent huge pages");
+	take_all_but(nr * PAGE_SIZE + (24UL << 20), &size);
+	area = scattered(nr, 30000);
+	at = places(area, nr);
+	/* Take the huge pages that are there without doing anything. */
+	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
+			     "never"));
+	for (int i = 0; i < 64; i++) {
+		fallback = vmstat("thp_fault_fallback");
+		wanted = mmap(NULL, 2 * HUGE_SIZE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		CHECK(wanted != MAP_FAILED);
+		madvise(wanted, 2 * HUGE_SIZE, MADV_HUGEPAGE);
+		wanted = (char *)(((unsigned long)wanted + HUGE_SIZE - 1) &
+				  -HUGE_SIZE);
+		*wanted = 1;
+		if (vmstat("thp_fault_fallback") != fallback) {
+			munmap(wanted, HUGE_SIZE);
+			break;
+		}
+	}
+
+	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
+			     "always"));
+	success = vmstat("compact_success");
+	allocs = vmstat("thp_fault_alloc");
+	ksm_set("run", 1);
+	wanted = mmap(NULL, (huge + 1) * HUGE_SIZE, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(wanted != MAP_FAILED);
+	CHECK(!madvise(wanted, (huge + 1) * HUGE_SIZE, MADV_HUGEPAGE));
+	for (size_t i = 0; i < huge; i++)
+		wanted[(i + 1) * HUGE_SIZE] = 1;
+	ksm_set("run", 0);
+	moved = count_moved(area, nr, at);
+	allocs = vmstat("thp_fault_alloc") - allocs;
+	ksm_note("%ld of %zu huge pages, %ld compactions, %zu mappings moved",
+		 allocs, huge, vmstat("compact_success") - success, moved);
+	CHECK_GE(allocs, huge / 2);
+	CHECK_GE(moved, HUGE_PAGES);
+	ksm_settle();
+	check_scattered(area, nr, 30000);
+}
+
+static const struct ksm_test tests[] = {
+	{ "on_order", on_order },
+	{ "under_a_running_ksmd", under_a_running_ksmd },
+	{ "for_huge_pages", for_huge_pages },
+};
+
+int main(int argc, char **argv)
+{
+	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+}
