@@ -45,10 +45,11 @@ static void check_scattered(const char *area, size_t nr, uint64_t seed)
 	for (size_t i = 0; i < nr; i++)
 		if (!page_is(area + i * PAGE_SIZE, seed + i / 2))
 			FAIL("page %zu has lost its content", i);
-	for (size_t i = 0; i < nr; i += 2)
-		CHECK_EQ(pfn(area + i * PAGE_SIZE),
-			 pfn(area + (i + 1) * PAGE_SIZE));
-	CHECK_EQ(count_ksm(area, nr), nr);
+	/* kcompactd may have one of them in its hands just now. */
+	for (size_t i = 0; i < nr * PAGE_SIZE; i += 2 * PAGE_SIZE)
+		WAIT_FOR(pfn(area + i) &&
+			 pfn(area + i) == pfn(area + i + PAGE_SIZE));
+	WAIT_FOR(count_ksm(area, nr) == nr);
 	CHECK_EQ(ksm_get("pages_shared"), nr / 2);
 	CHECK_EQ(ksm_get("pages_sharing"), nr / 2);
 }
@@ -107,14 +108,15 @@ static void on_order(void)
 		ksm_skip("no compaction");
 	moved = count_moved(area, nr, at);
 	ksm_note("%zu of %zu mappings were moved", moved, nr);
-	CHECK_GE(moved, nr / 20);
+	CHECK_GE(moved, nr / 50);
 	check_scattered(area, nr, 1000);
 
 	/* Found where they are now. */
 	more = mergeable_area(64, 1000, 64);
 	ksm_settle();
 	for (size_t i = 0; i < 64; i++)
-		CHECK_EQ(pfn(more + i * PAGE_SIZE), pfn(area + 2 * i * PAGE_SIZE));
+		WAIT_FOR(pfn(more + i * PAGE_SIZE) ==
+			 pfn(area + 2 * i * PAGE_SIZE));
 	VERIFY(more, 64, 1000, 64);
 }
 
@@ -148,59 +150,62 @@ static void under_a_running_ksmd(void)
 	check_scattered(area, nr, 10000);
 }
 
+/* Room for one huge page; true if a huge page is what it got. */
+static bool fault_huge(char **room)
+{
+	long before = vmstat("thp_fault_alloc");
+	char *area = mmap(NULL, 2 * HUGE_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(area != MAP_FAILED);
+	CHECK(!madvise(area, 2 * HUGE_SIZE, MADV_HUGEPAGE));
+	*room = area;
+	area = (char *)(((unsigned long)area + HUGE_SIZE - 1) & -HUGE_SIZE);
+	*area = 1;
+	return vmstat("thp_fault_alloc") > before;
+}
+
 /*
  * Direct compaction: what is free is between KSM pages, and huge pages are to
- * be made of it.
+ * be made of it, while ksmd runs.
  */
 static void for_huge_pages(void)
 {
-	const size_t nr = 20480, huge = 12;
-	long fallback, success, allocs;
-	char *area, *wanted;
-	size_t moved, size;
+	static const char defrag[] =
+		"/sys/kernel/mm/transparent_hugepage/defrag";
+	const size_t nr = 20480;
+	size_t moved, size, got = 0, tries = 0;
+	char *area, *room;
+	long success;
 	unsigned long *at;
 
-	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK))
+	if (access(defrag, F_OK))
 		ksm_skip("no transparent huge pages");
 	take_all_but(nr * PAGE_SIZE + (24UL << 20), &size);
 	area = scattered(nr, 30000);
 	at = places(area, nr);
 	/* Take the huge pages that are there without doing anything. */
-	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
-			     "never"));
-	for (int i = 0; i < 64; i++) {
-		fallback = vmstat("thp_fault_fallback");
-		wanted = mmap(NULL, 2 * HUGE_SIZE, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		CHECK(wanted != MAP_FAILED);
-		madvise(wanted, 2 * HUGE_SIZE, MADV_HUGEPAGE);
-		wanted = (char *)(((unsigned long)wanted + HUGE_SIZE - 1) &
-				  -HUGE_SIZE);
-		*wanted = 1;
-		if (vmstat("thp_fault_fallback") != fallback) {
-			munmap(wanted, HUGE_SIZE);
-			break;
-		}
-	}
+	CHECK(!knob_override(defrag, "never"));
+	while (fault_huge(&room))
+		;
+	munmap(room, 2 * HUGE_SIZE);
 
-	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
-			     "always"));
+	CHECK(!knob_override(defrag, "always"));
 	success = vmstat("compact_success");
-	allocs = vmstat("thp_fault_alloc");
 	ksm_set("run", 1);
-	wanted = mmap(NULL, (huge + 1) * HUGE_SIZE, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(wanted != MAP_FAILED);
-	CHECK(!madvise(wanted, (huge + 1) * HUGE_SIZE, MADV_HUGEPAGE));
-	for (size_t i = 0; i < huge; i++)
-		wanted[(i + 1) * HUGE_SIZE] = 1;
+	WAIT_FOR(({
+		tries++;
+		if (fault_huge(&room))
+			got++;
+		else
+			munmap(room, 2 * HUGE_SIZE);
+		got >= 4 && count_moved(area, nr, at) >= HUGE_PAGES;
+	}));
 	ksm_set("run", 0);
+	success = vmstat("compact_success") - success;
 	moved = count_moved(area, nr, at);
-	allocs = vmstat("thp_fault_alloc") - allocs;
-	ksm_note("%ld of %zu huge pages, %ld compactions, %zu mappings moved",
-		 allocs, huge, vmstat("compact_success") - success, moved);
-	CHECK_GE(allocs, huge / 2);
-	CHECK_GE(moved, HUGE_PAGES);
+	ksm_note("%zu huge pages at %zu attempts, %ld compactions, %zu mappings moved",
+		 got, tries, success, moved);
 	ksm_settle();
 	check_scattered(area, nr, 30000);
 }
