@@ -266,7 +266,7 @@ struct ksm_stable_node *ksm_new_node(u64 fingerprint)
 	spin_lock_init(&node->lock);
 	INIT_HLIST_HEAD(&node->mappings);
 	INIT_LIST_HEAD(&node->all);
-	atomic_long_add(sizeof(*node), &ksm_counters.metadata);
+	atomic_long_add(KSM_HASHED_BYTES(*node), &ksm_counters.metadata);
 	return node;
 }
 
@@ -280,7 +280,7 @@ void ksm_put_node(struct ksm_stable_node *node)
 {
 	if (!refcount_dec_and_test(&node->refs))
 		return;
-	atomic_long_sub(sizeof(*node), &ksm_counters.metadata);
+	atomic_long_sub(KSM_HASHED_BYTES(*node), &ksm_counters.metadata);
 	kfree_rcu(node, rcu);
 }
 
@@ -334,6 +334,43 @@ void ksm_free_mapping(struct ksm_mapping *mapping)
 		kmem_cache_free(ksm_mapping_cache, mapping);
 }
 
+static void ksm_list_mapping(struct ksm_mapping *mapping,
+			     struct ksm_stable_node *node)
+{
+	bool first;
+
+	mapping->node = node;
+	refcount_inc(&node->refs);
+
+	spin_lock(&node->lock);
+	hlist_add_head(&mapping->link, &node->mappings);
+	first = !node->nr_mappings;
+	WRITE_ONCE(node->nr_mappings, node->nr_mappings + 1);
+	spin_unlock(&node->lock);
+
+	atomic_long_inc(first ? &ksm_counters.shared : &ksm_counters.sharing);
+}
+
+/* The caller inherits the record's reference to the node. */
+static void ksm_unlist_mapping(struct ksm_mapping *mapping, struct folio *folio)
+{
+	struct ksm_stable_node *node = mapping->node;
+	bool last, retired;
+
+	spin_lock(&node->lock);
+	hlist_del(&mapping->link);
+	WRITE_ONCE(node->nr_mappings, node->nr_mappings - 1);
+	last = !node->nr_mappings;
+	retired = node->retired;
+	spin_unlock(&node->lock);
+
+	if (!retired)
+		atomic_long_dec(last ? &ksm_counters.shared :
+				       &ksm_counters.sharing);
+	if (folio && last && !folio_mapped(folio))
+		ksm_let_go(folio, node);
+}
+
 /**
  * ksm_link_mapping - let the rmap find a mapping of a KSM page
  * @mapping: a new record
@@ -347,21 +384,26 @@ void ksm_link_mapping(struct ksm_mapping *mapping,
 		      struct ksm_stable_node *node,
 		      struct anon_vma *anon_vma, pgoff_t pgoff)
 {
-	bool first;
-
 	get_anon_vma(anon_vma);
 	mapping->anon_vma = anon_vma;
 	mapping->pgoff = pgoff;
-	mapping->node = node;
-	refcount_inc(&node->refs);
+	ksm_list_mapping(mapping, node);
+}
 
-	spin_lock(&node->lock);
-	hlist_add_head(&mapping->link, &node->mappings);
-	first = !node->nr_mappings;
-	WRITE_ONCE(node->nr_mappings, node->nr_mappings + 1);
-	spin_unlock(&node->lock);
+/**
+ * ksm_move_mapping - a mapping has gone from one KSM page to another
+ * @mapping: its record
+ * @node: the new page's node
+ *
+ * Context: both pages locked.
+ */
+void ksm_move_mapping(struct ksm_mapping *mapping, struct ksm_stable_node *node)
+{
+	struct ksm_stable_node *old = mapping->node;
 
-	atomic_long_inc(first ? &ksm_counters.shared : &ksm_counters.sharing);
+	ksm_unlist_mapping(mapping, pfn_folio(old->kpfn));
+	ksm_list_mapping(mapping, node);
+	ksm_put_node(old);
 }
 
 /* Would mappings be lost if one record went?  The page is locked. */
@@ -384,7 +426,6 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 	struct ksm_stable_node *node = mapping->node;
 	struct folio *folio = get_ksm_page(node, drop == KSM_DROP_TRY ?
 						 KSM_GET_TRYLOCK : KSM_GET_LOCK);
-	bool last, retired;
 
 	if (IS_ERR(folio))
 		return false;
@@ -394,19 +435,8 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 		return false;
 	}
 
-	spin_lock(&node->lock);
-	hlist_del(&mapping->link);
-	WRITE_ONCE(node->nr_mappings, node->nr_mappings - 1);
-	last = !node->nr_mappings;
-	retired = node->retired;
-	spin_unlock(&node->lock);
-
-	if (!retired)
-		atomic_long_dec(last ? &ksm_counters.shared :
-				       &ksm_counters.sharing);
+	ksm_unlist_mapping(mapping, folio);
 	if (folio) {
-		if (last && !folio_mapped(folio))
-			ksm_let_go(folio, node);
 		folio_unlock(folio);
 		folio_put(folio);
 	}
@@ -494,6 +524,8 @@ int ksm_set_run(unsigned int run)
 		return -EINTR;
 	if (ksm_knobs.run != run) {
 		WRITE_ONCE(ksm_knobs.run, run);
+		/* Who knows how long they would wait for their pass to end */
+		ksm_index_end_pass();
 		if (run == KSM_UNMERGE) {
 			set_current_oom_origin();
 			err = ksm_unmerge_all();

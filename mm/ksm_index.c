@@ -255,6 +255,12 @@ static void ksm_refile_moved(void)
 	spin_unlock(&ksm_index_lock);
 }
 
+static bool ksm_node_has_room(struct ksm_stable_node *node)
+{
+	return READ_ONCE(node->nr_mappings) <
+	       READ_ONCE(ksm_knobs.max_page_sharing);
+}
+
 /**
  * ksm_index_find - a KSM page with room that looks like this one
  * @key: of the page
@@ -274,8 +280,7 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 	rhl_for_each_entry_rcu(node, pos, list, hash) {
 		if (++looks > KSM_SEARCH_MAX)
 			break;
-		if (READ_ONCE(node->nr_mappings) <
-		    READ_ONCE(ksm_knobs.max_page_sharing) &&
+		if (ksm_node_has_room(node) && !READ_ONCE(node->folding) &&
 		    refcount_inc_not_zero(&node->refs)) {
 			found = node;
 			break;
@@ -284,6 +289,101 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 	rcu_read_unlock();
 	return found;
 }
+
+/* ---------------------------------------------------------------------- folding */
+
+/*
+ * Several KSM pages of one content come from max_page_sharing and from
+ * migration to another NUMA node.  When their mappings would fit into fewer
+ * pages, those with the fewest are given up, mapping by mapping, as ksmd
+ * comes by.
+ */
+#define KSM_FOLD_MAX	1024	/* nodes of a key that are looked at */
+
+/* Decide for the nodes of one key.  Index lock held. */
+static void ksm_plan_fold(struct rhlist_head *list)
+{
+	unsigned int max = ksm_knobs.max_page_sharing;
+	struct ksm_stable_node *node, *least;
+	unsigned long mappings = 0, nodes = 0;
+	struct rhlist_head *pos;
+
+	rhl_for_each_entry_rcu(node, pos, list, hash) {
+		WRITE_ONCE(node->folding, false);
+		if (++nodes > KSM_FOLD_MAX)
+			return;
+		mappings += node->nr_mappings;
+	}
+	for (; nodes > DIV_ROUND_UP(mappings, max); nodes--) {
+		least = NULL;
+		rhl_for_each_entry_rcu(node, pos, list, hash)
+			if (!node->folding && node->nr_mappings &&
+			    (!least || node->nr_mappings < least->nr_mappings))
+				least = node;
+		if (!least)
+			return;
+		WRITE_ONCE(least->folding, true);
+	}
+}
+
+static void ksm_plan_fold_at(struct ksm_stable_node *node)
+{
+	struct rhlist_head *list;
+
+	spin_lock(&ksm_index_lock);
+	rcu_read_lock();
+	list = node->hashed ? rhltable_lookup(&ksm_node_table, &node->key,
+					      ksm_node_params) : NULL;
+	/* Once for each key, when its first node is visited */
+	if (list == &node->hash)
+		ksm_plan_fold(list);
+	rcu_read_unlock();
+	spin_unlock(&ksm_index_lock);
+}
+
+/**
+ * ksm_index_plan_folds - choose the KSM pages to be given up in this pass
+ *
+ * Context: may sleep.
+ */
+void ksm_index_plan_folds(void)
+{
+	if (atomic_long_read(&ksm_counters.chains))
+		ksm_index_for_each(ksm_plan_fold_at);
+}
+
+/**
+ * ksm_index_find_fold - to which page may a mapping of this one be moved?
+ * @node: that is folding
+ *
+ * Return: the fullest node of the same key that has room, with a reference;
+ * NULL if there is none.
+ */
+struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node)
+{
+	struct ksm_stable_node *other, *found = NULL;
+	struct rhlist_head *list, *pos;
+	struct ksm_key key;
+
+	ksm_refile_moved();
+	spin_lock(&ksm_index_lock);
+	key = node->key;
+	spin_unlock(&ksm_index_lock);
+
+	rcu_read_lock();
+	list = rhltable_lookup(&ksm_node_table, &key, ksm_node_params);
+	rhl_for_each_entry_rcu(other, pos, list, hash)
+		if (other != node && !READ_ONCE(other->folding) &&
+		    ksm_node_has_room(other) &&
+		    (!found || other->nr_mappings > found->nr_mappings))
+			found = other;
+	if (found && !refcount_inc_not_zero(&found->refs))
+		found = NULL;
+	rcu_read_unlock();
+	return found;
+}
+
+/* ------------------------------------------------------------------------ sweeps */
 
 /**
  * ksm_index_empty - is there no stable node at all?
@@ -445,7 +545,7 @@ static void ksm_candidate_free(void *ptr, void *unused)
 	struct ksm_candidate *candidate = ptr;
 
 	ksm_put_mm(candidate->spot.kmm);
-	atomic_long_sub(sizeof(*candidate), &ksm_counters.metadata);
+	atomic_long_sub(KSM_HASHED_BYTES(*candidate), &ksm_counters.metadata);
 	kfree(candidate);
 }
 
@@ -498,7 +598,8 @@ void ksm_candidate_set(const struct ksm_key *key, const struct ksm_spot *spot)
 		fresh->spot = *spot;
 		if (!rhashtable_insert_fast(&ksm_candidate_table, &fresh->hash,
 					    ksm_candidate_params)) {
-			atomic_long_add(sizeof(*fresh), &ksm_counters.metadata);
+			atomic_long_add(KSM_HASHED_BYTES(*fresh),
+					&ksm_counters.metadata);
 			fresh = NULL;
 			unused = NULL;
 		}

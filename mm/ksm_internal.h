@@ -145,6 +145,8 @@ struct ksm_key {
  * @nr_mappings: how many records @mappings holds; read without a lock where
  *	a wrong guess costs no more than a second look
  * @retired: the page is gone, and the counters have forgotten the node
+ * @folding: the page's mappings are to be moved to others of its content;
+ *	decided once a pass, read without a lock
  * @mappings: records of the page's mappings.  Changed with @lock held and,
  *	while the page exists, with the page locked as well: so holding either
  *	of them keeps the list still
@@ -162,6 +164,7 @@ struct ksm_stable_node {
 	struct ksm_key key;
 	bool hashed;
 	bool retired;
+	bool folding;
 	refcount_t refs;
 	spinlock_t lock;
 	unsigned int nr_mappings;
@@ -271,6 +274,8 @@ void ksm_free_mapping(struct ksm_mapping *mapping);
 void ksm_link_mapping(struct ksm_mapping *mapping,
 		      struct ksm_stable_node *node,
 		      struct anon_vma *anon_vma, pgoff_t pgoff);
+void ksm_move_mapping(struct ksm_mapping *mapping,
+		      struct ksm_stable_node *node);
 bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop);
 void ksm_prune(void);
 int ksm_set_run(unsigned int run);
@@ -302,7 +307,7 @@ void ksm_abandon_pass(void);
 bool ksm_reap(unsigned long pass);
 void ksm_reap_later(void);
 u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create);
-bool ksm_word_is_mapping(u64 word);
+struct ksm_mapping *ksm_word_mapping(u64 word);
 void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 			  struct ksm_mapping *mapping);
 void ksm_word_clear(struct ksm_mm *kmm, u64 *word);
@@ -321,6 +326,9 @@ struct ksm_spot {
 	unsigned long addr;
 };
 
+/* What an object in an rhashtable costs: itself, and about two buckets. */
+#define KSM_HASHED_BYTES(object)	(sizeof(object) + 2 * sizeof(void *))
+
 /* The low bits of a fingerprint are free for ksm_scan.c's use. */
 #define KSM_FINGERPRINT_SHIFT	11
 
@@ -331,6 +339,8 @@ struct ksm_key ksm_make_key(u64 fingerprint, int nid);
 int ksm_index_add(struct ksm_stable_node *node, int nid);
 bool ksm_index_remove(struct ksm_stable_node *node);
 struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
+struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node);
+void ksm_index_plan_folds(void);
 void ksm_index_moved(struct ksm_stable_node *node);
 bool ksm_index_empty(void);
 void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node));
@@ -350,6 +360,7 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node);
 int ksm_merge_zero(const struct ksm_spot *spot);
 void ksm_adopt(const struct ksm_spot *spot);
+void ksm_fold(const struct ksm_spot *spot);
 int ksm_break(struct vm_area_struct *vma, unsigned long start,
 	      unsigned long end, bool lock_vma);
 void ksm_break_spot(const struct ksm_spot *spot);

@@ -193,7 +193,8 @@ static int ksm_protect(struct ksm_target *target)
 	return err;
 }
 
-/* The entry that maps the page that stays.  What userfaultfd and soft-dirty
+/*
+ * The entry that maps the page that stays.  What userfaultfd and soft-dirty
  * have noted in the old one is about the address, not about the page.
  */
 static pte_t ksm_new_pte(struct ksm_target *target, struct page *kpage)
@@ -259,6 +260,13 @@ out:
 
 /* --------------------------------------------------------------------- merging */
 
+/* Either may have been migrated since it was looked up. */
+static bool ksm_may_meet(struct folio *folio, struct folio *kfolio)
+{
+	return ksm_knobs.merge_across_nodes ||
+	       folio_nid(folio) == folio_nid(kfolio);
+}
+
 /* Enter a mapping of a KSM page, which is locked, in the books. */
 static void ksm_record(const struct ksm_spot *spot, u64 *word,
 		       struct ksm_mapping *mapping,
@@ -309,8 +317,7 @@ int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
 	if (folio_test_ksm(target.folio))
 		goto out_target;
 	err = -EAGAIN;
-	if (!ksm_knobs.merge_across_nodes &&
-	    folio_nid(target.folio) != folio_nid(kfolio))
+	if (!ksm_may_meet(target.folio, kfolio))
 		goto out_target;
 	err = ksm_protect(&target);
 	if (err)
@@ -364,7 +371,7 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 	u64 *word = ksm_word(spot->kmm, spot->addr, false);
 
 	/* Forgotten, or merged, since it became a candidate */
-	if (!word || !*word || ksm_word_is_mapping(*word))
+	if (!word || !*word || ksm_word_mapping(*word))
 		return NULL;
 	mapping = ksm_new_mapping();
 	node = ksm_new_node(fingerprint);
@@ -482,6 +489,60 @@ void ksm_adopt(const struct ksm_spot *spot)
 	mmap_read_unlock(mm);
 	if (!node)
 		ksm_free_mapping(mapping);
+}
+
+/* Map @kfolio instead of the KSM page that the record is of. */
+static void ksm_fold_into(struct ksm_target *target,
+			  struct ksm_mapping *mapping, struct folio *kfolio,
+			  struct ksm_stable_node *node)
+{
+	struct ksm_stable_node *old = mapping->node;
+
+	if (folio_stable_node(target->folio) != old ||
+	    node->nr_mappings >= ksm_knobs.max_page_sharing)
+		return;
+	if (!ksm_may_meet(target->folio, kfolio))
+		return;
+	/* Forks without a record may be found through this one only */
+	if (folio_mapcount(target->folio) > old->nr_mappings)
+		return;
+	if (ksm_protect(target) ||
+	    !pages_identical(&target->folio->page, &kfolio->page))
+		return;
+	if (!ksm_replace(target, &kfolio->page))
+		ksm_move_mapping(mapping, node);
+}
+
+/**
+ * ksm_fold - map another KSM page of the same content, to give this one up
+ * @spot: where it is mapped, and recorded; its kmm->lock is held
+ *
+ * Context: may sleep.
+ */
+void ksm_fold(const struct ksm_spot *spot)
+{
+	u64 *word = ksm_word(spot->kmm, spot->addr, false);
+	struct ksm_mapping *mapping = word ? ksm_word_mapping(*word) : NULL;
+	struct mm_struct *mm = spot->kmm->mm;
+	struct ksm_stable_node *node;
+	struct ksm_target target;
+	struct folio *kfolio;
+
+	node = mapping ? ksm_index_find_fold(mapping->node) : NULL;
+	if (!node)
+		return;
+	mmap_read_lock(mm);
+	kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
+	if (!IS_ERR_OR_NULL(kfolio)) {
+		if (!ksm_get_target(&target, mm, spot->addr)) {
+			ksm_fold_into(&target, mapping, kfolio, node);
+			ksm_put_target(&target);
+		}
+		folio_unlock(kfolio);
+		folio_put(kfolio);
+	}
+	mmap_read_unlock(mm);
+	ksm_put_node(node);
 }
 
 /* ------------------------------------------------------------------- unmerging */
@@ -606,8 +667,8 @@ void ksm_break_spot(const struct ksm_spot *spot)
 static int ksm_unmerge_mm(struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->mm;
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 	int err = 0;
 
 	mmap_read_lock(mm);

@@ -330,14 +330,13 @@ bool ksm_mm_dying(struct mm_struct *mm)
  */
 struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr)
 {
-	struct vm_area_struct *vma;
+	struct vm_area_struct *vma = NULL;
 
-	if (ksm_mm_dying(mm))
-		return NULL;
-	vma = vma_lookup(mm, addr);
-	if (!vma || !(vma->vm_flags & VM_MERGEABLE) || !vma->anon_vma)
-		return NULL;
-	return vma;
+	if (!ksm_mm_dying(mm))
+		vma = vma_lookup(mm, addr);
+	if (vma && (vma->vm_flags & VM_MERGEABLE) && vma->anon_vma)
+		return vma;
+	return NULL;
 }
 
 /**
@@ -368,10 +367,9 @@ static bool ksm_vma_can_merge(struct vm_area_struct *vma)
 	vm_flags_t never = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB |
 			   VM_DROPPABLE | VM_SHADOW_STACK;
 
-#ifdef VM_SAO
+#if defined(VM_SAO)		/* powerpc: strong access ordering */
 	never |= VM_SAO;
-#endif
-#ifdef VM_SPARC_ADI
+#elif defined(VM_SPARC_ADI)	/* sparc: version tags */
 	never |= VM_SPARC_ADI;
 #endif
 	return !(vma->vm_flags & never) && !vma_is_dax(vma);
@@ -397,8 +395,8 @@ static int ksm_leave(struct vm_area_struct *vma)
 
 static void ksm_join_all(struct mm_struct *mm)
 {
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 
 	for_each_vma(vmi, vma)
 		ksm_join(vma);
@@ -406,8 +404,8 @@ static void ksm_join_all(struct mm_struct *mm)
 
 static int ksm_leave_all(struct mm_struct *mm)
 {
-	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
 	int err = 0;
 
 	for_each_vma(vmi, vma) {
@@ -445,18 +443,17 @@ void ksm_add_vma(struct vm_area_struct *area)
  */
 int ksm_enable_merge_any(struct mm_struct *mm)
 {
-	int err;
+	int err = 0;
 
 	if (test_bit(MMF_VM_MERGE_ANY, &mm->flags))
 		return 0;
-	if (!test_bit(MMF_VM_MERGEABLE, &mm->flags)) {
+	if (!test_bit(MMF_VM_MERGEABLE, &mm->flags))
 		err = __ksm_enter(mm);
-		if (err)
-			return err;
+	if (!err) {
+		set_bit(MMF_VM_MERGE_ANY, &mm->flags);
+		ksm_join_all(mm);
 	}
-	set_bit(MMF_VM_MERGE_ANY, &mm->flags);
-	ksm_join_all(mm);
-	return 0;
+	return err;
 }
 
 /**

@@ -107,21 +107,17 @@ static void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value)
 	*word = value;
 }
 
-/* The record that a word points to, NULL if it is none of these. */
-static struct ksm_mapping *ksm_word_mapping(u64 word)
+/**
+ * ksm_word_mapping - the record of a merged page
+ * @word: the page's
+ *
+ * Return: the record, NULL if the page is not known to be merged.
+ */
+struct ksm_mapping *ksm_word_mapping(u64 word)
 {
 	if (!(word & KSM_WORD_MAPPING))
 		return NULL;
 	return (struct ksm_mapping *)(unsigned long)(word & ~KSM_WORD_MAPPING);
-}
-
-/**
- * ksm_word_is_mapping - is the page known to be merged?
- * @word: the page's
- */
-bool ksm_word_is_mapping(u64 word)
-{
-	return word & KSM_WORD_MAPPING;
 }
 
 /**
@@ -223,12 +219,14 @@ void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
  * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
  *	fingerprinted
  * @KSM_FOUND_KSM: a KSM page there is no right record for
+ * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
  * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
  * @KSM_FOUND_GONE: no page of ours any more
  */
 enum ksm_found_kind {
 	KSM_FOUND_PAGE,
 	KSM_FOUND_KSM,
+	KSM_FOUND_FOLD,
 	KSM_FOUND_SWAPPED,
 	KSM_FOUND_GONE,
 };
@@ -291,11 +289,9 @@ static void ksm_found(struct ksm_batch *batch, enum ksm_found_kind kind,
 /* For how many passes a page is left alone that has failed to merge so often. */
 static unsigned int ksm_skips_for_age(unsigned int age)
 {
-	if (age <= 3)
-		return 1;
-	if (age <= 5)
-		return 2;
-	return age <= 8 ? 4 : 8;
+	static const u8 skips[] = { 1, 1, 1, 1, 2, 2, 4, 4, 4 };
+
+	return age < ARRAY_SIZE(skips) ? skips[age] : 8;
 }
 
 /* Smart scan: is it this page's turn to be left alone?  Counts its visits. */
@@ -345,6 +341,8 @@ static void ksm_collect_page(struct ksm_batch *batch, struct page *page,
 		mapping = word ? ksm_word_mapping(*word) : NULL;
 		if (!mapping || mapping->node != folio_stable_node(folio))
 			ksm_found(batch, KSM_FOUND_KSM, NULL, addr);
+		else if (READ_ONCE(mapping->node->folding))
+			ksm_found(batch, KSM_FOUND_FOLD, NULL, addr);
 		return;
 	}
 
@@ -501,10 +499,10 @@ static bool ksm_collect(struct ksm_batch *batch)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	struct mm_struct *mm = kmm->mm;
-	struct vm_area_struct *vma;
-	bool from_start = !kmm->scan_addr;
-	bool more = false;
 	VMA_ITERATOR(vmi, mm, kmm->scan_addr);
+	bool from_start = !kmm->scan_addr;
+	struct vm_area_struct *vma;
+	bool more = false;
 
 	batch->next = kmm->scan_addr;
 	mmap_read_lock(mm);
@@ -668,27 +666,41 @@ static void ksm_check_swapped(struct ksm_mm *kmm, u64 *word)
 		folio_put(folio);
 }
 
-static void ksm_process_batch(struct ksm_batch *batch)
+static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 {
-	struct ksm_mm *kmm = batch->kmm;
-	struct ksm_found *found;
+	const struct ksm_spot spot = { .kmm = kmm, .addr = found->addr };
 	u64 *word;
 
-	for (found = batch->found; found < batch->found + batch->nr; found++) {
+	if (found->kind == KSM_FOUND_PAGE) {
+		ksm_scan_page(kmm, found);
+		return;
+	}
+	word = ksm_word(kmm, found->addr, found->kind == KSM_FOUND_KSM);
+	if (!word)
+		return;
+	switch (found->kind) {
+	case KSM_FOUND_KSM:
+		if (ksm_drop_word(kmm, word, KSM_DROP_TRY))
+			ksm_adopt(&spot);
+		break;
+	case KSM_FOUND_FOLD:
+		ksm_fold(&spot);
+		break;
+	case KSM_FOUND_SWAPPED:
+		ksm_check_swapped(kmm, word);
+		break;
+	default:
+		ksm_drop_word(kmm, word, KSM_DROP_TRY);
+	}
+}
+
+static void ksm_process_batch(struct ksm_batch *batch)
+{
+	unsigned int i;
+
+	for (i = 0; i < batch->nr; i++) {
 		cond_resched();
-		if (found->kind == KSM_FOUND_PAGE) {
-			ksm_scan_page(kmm, found);
-			continue;
-		}
-		word = ksm_word(kmm, found->addr, found->kind == KSM_FOUND_KSM);
-		if (!word)
-			continue;
-		if (found->kind == KSM_FOUND_SWAPPED)
-			ksm_check_swapped(kmm, word);
-		else if (ksm_drop_word(kmm, word,
-				       KSM_DROP_TRY) &&
-			 found->kind == KSM_FOUND_KSM)
-			ksm_adopt(&(struct ksm_spot) { kmm, found->addr });
+		ksm_process_found(batch->kmm, &batch->found[i]);
 	}
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
 }
@@ -756,10 +768,13 @@ static void ksm_reap_work_fn(struct work_struct *work)
 	up_read(&ksm_control_lock);
 	if (!done)
 		ksm_reap_later();
-	/* Let ksmd notice that there is nobody left */
-	if (!ksm_have_mm())
-		ksm_wake();
+	/* If ksmd is in the way it sees for itself that nobody is left */
+	if (!ksm_have_mm() && down_write_trylock(&ksm_control_lock)) {
+		ksm_index_idle();
+		up_write(&ksm_control_lock);
+	}
 }
+
 static DECLARE_DELAYED_WORK(ksm_reap_work, ksm_reap_work_fn);
 
 /**
@@ -784,6 +799,7 @@ static void ksm_start_pass(void)
 	/* Pages that wait for their LRU list have a reference too many */
 	lru_add_drain_all();
 	ksm_index_start_pass();
+	ksm_index_plan_folds();
 	ksm_cursor_start();
 	ksm_pass_number++;
 	ksm_in_pass = true;
@@ -907,9 +923,9 @@ static int ksmd(void *unused)
 			continue;
 		}
 		msecs = READ_ONCE(ksm_knobs.sleep_millisecs);
-		wait_event_freezable_timeout(ksm_wait,
-			msecs != READ_ONCE(ksm_knobs.sleep_millisecs) ||
-			kthread_should_stop(), msecs_to_jiffies(msecs));
+		wait_event_freezable_timeout(ksm_wait, kthread_should_stop() ||
+				READ_ONCE(ksm_knobs.sleep_millisecs) != msecs,
+				msecs_to_jiffies(msecs));
 	}
 	return 0;
 }

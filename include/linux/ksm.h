@@ -19,12 +19,12 @@ struct list_head;
 /* Taking part: which mm and which areas, from start to exit. */
 int ksm_madvise(struct vm_area_struct *area, unsigned long from,
 		unsigned long to, int advice, unsigned long *flags);
-void ksm_add_vma(struct vm_area_struct *area);
 int ksm_enable_merge_any(struct mm_struct *mm);
 int ksm_disable_merge_any(struct mm_struct *mm);
-int ksm_disable(struct mm_struct *mm);
+void ksm_add_vma(struct vm_area_struct *area);
 int __ksm_enter(struct mm_struct *mm);
 void __ksm_exit(struct mm_struct *mm);
+int ksm_disable(struct mm_struct *mm);
 
 /* Swap-in, reverse mapping, migration and memory failure of KSM pages. */
 struct folio *ksm_might_need_to_copy(struct folio *swapcache,
