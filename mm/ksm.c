@@ -63,26 +63,21 @@ struct ksm_stable_node *folio_stable_node(const struct folio *folio)
 	return (struct ksm_stable_node *)(mapping & ~PAGE_MAPPING_FLAGS);
 }
 
-/* The page is gone: nothing finds the node any more, and no counter counts it. */
+/*
+ * The page is gone: nothing finds the node any more.  Its records are dropped,
+ * and stop counting, as the scan comes to those whose they are.
+ */
 static void ksm_retire(struct ksm_stable_node *node)
 {
-	unsigned int nr;
+	unsigned long kpfn;
 
 	spin_lock(&node->lock);
-	if (node->retired) {
-		spin_unlock(&node->lock);
-		return;
-	}
-	node->retired = true;
-	nr = node->nr_mappings;
-	trace_ksm_remove_ksm_page(node->kpfn);
+	kpfn = node->kpfn;
 	WRITE_ONCE(node->kpfn, KSM_PFN_GONE);
 	spin_unlock(&node->lock);
 
-	if (nr) {
-		atomic_long_dec(&ksm_counters.shared);
-		atomic_long_sub(nr - 1, &ksm_counters.sharing);
-	}
+	if (kpfn != KSM_PFN_GONE)
+		trace_ksm_remove_ksm_page(kpfn);
 	if (ksm_index_remove(node))
 		ksm_put_node(node);
 }
@@ -265,6 +260,7 @@ struct ksm_stable_node *ksm_new_node(u64 fingerprint)
 	refcount_set(&node->refs, 1);
 	spin_lock_init(&node->lock);
 	INIT_HLIST_HEAD(&node->mappings);
+	INIT_LIST_HEAD(&node->siblings);
 	INIT_LIST_HEAD(&node->all);
 	atomic_long_add(KSM_HASHED_BYTES(*node), &ksm_counters.metadata);
 	return node;
@@ -355,18 +351,15 @@ static void ksm_list_mapping(struct ksm_mapping *mapping,
 static void ksm_unlist_mapping(struct ksm_mapping *mapping, struct folio *folio)
 {
 	struct ksm_stable_node *node = mapping->node;
-	bool last, retired;
+	bool last;
 
 	spin_lock(&node->lock);
 	hlist_del(&mapping->link);
 	WRITE_ONCE(node->nr_mappings, node->nr_mappings - 1);
 	last = !node->nr_mappings;
-	retired = node->retired;
 	spin_unlock(&node->lock);
 
-	if (!retired)
-		atomic_long_dec(last ? &ksm_counters.shared :
-				       &ksm_counters.sharing);
+	atomic_long_dec(last ? &ksm_counters.shared : &ksm_counters.sharing);
 	if (folio && last && !folio_mapped(folio))
 		ksm_let_go(folio, node);
 }

@@ -91,9 +91,9 @@ static const struct rhashtable_params ksm_node_params = {
 	.automatic_shrinking	= true,
 };
 
-/* Guards changes of the table, and all of the list.  Searches need RCU only. */
+/* Guards the table, the rings behind it and the list of all nodes. */
 static DEFINE_SPINLOCK(ksm_index_lock);
-static struct rhltable ksm_node_table;
+static struct rhashtable ksm_node_table;
 static LIST_HEAD(ksm_all_nodes);
 static unsigned long ksm_nr_nodes;
 static DEFINE_MUTEX(ksm_sweep_mutex);
@@ -102,54 +102,72 @@ static DEFINE_MUTEX(ksm_sweep_mutex);
 static LLIST_HEAD(ksm_moved_nodes);
 static atomic_t ksm_nr_moved = ATOMIC_INIT(0);
 
-/* How many nodes a key has: 0, 1, or 2 for more than one. */
-static int ksm_count_nodes(const struct ksm_key *key)
+/* The newest node of a key.  Index lock or RCU. */
+static struct ksm_stable_node *ksm_first_node(const struct ksm_key *key)
 {
-	struct rhlist_head *list, *pos;
-	int nr = 0;
-
-	rcu_read_lock();
-	list = rhltable_lookup(&ksm_node_table, key, ksm_node_params);
-	rhl_for_each_rcu(pos, list)
-		if (++nr == 2)
-			break;
-	rcu_read_unlock();
-	return nr;
+	return rhashtable_lookup_fast(&ksm_node_table, key, ksm_node_params);
 }
 
 /*
- * The index holds a key's first node, or one more than @others: keep count of
- * the contents that several nodes share, and of these nodes.
+ * Keep count of the contents that several nodes share, and of these nodes,
+ * when a node comes to or goes from one that also has @siblings.
  */
-static void ksm_count_chain(int others, int sign)
+static void ksm_count_chain(struct list_head *siblings, int sign)
 {
-	if (others == 1)
+	bool pair;
+
+	if (!siblings)
+		return;
+	pair = list_empty(siblings);
+	if (pair)
 		atomic_long_add(sign, &ksm_counters.chains);
-	if (others)
-		atomic_long_add(others == 1 ? 2 * sign : sign,
-				&ksm_counters.dups);
+	atomic_long_add(pair ? 2 * sign : sign, &ksm_counters.dups);
 }
 
-static int ksm_hash_node(struct ksm_stable_node *node)
+/* File a node as the first of its key. */
+static int ksm_file_node(struct ksm_stable_node *node)
 {
-	int others = ksm_count_nodes(&node->key);
-	int err = rhltable_insert(&ksm_node_table, &node->hash,
-				  ksm_node_params);
+	struct ksm_stable_node *first = ksm_first_node(&node->key);
+	int err;
 
+	if (first)
+		err = rhashtable_replace_fast(&ksm_node_table, &first->hash,
+					      &node->hash, ksm_node_params);
+	else
+		err = rhashtable_insert_fast(&ksm_node_table, &node->hash,
+					     ksm_node_params);
 	if (err)
 		return err;
-	node->hashed = true;
-	ksm_count_chain(others, 1);
+	node->filed = true;
+	node->first = true;
+	if (first) {
+		first->first = false;
+		ksm_count_chain(&first->siblings, 1);
+		list_add_tail(&node->siblings, &first->siblings);
+	}
 	return 0;
 }
 
-static void ksm_unhash_node(struct ksm_stable_node *node)
+static void ksm_unfile_node(struct ksm_stable_node *node)
 {
-	if (!node->hashed)
+	struct ksm_stable_node *next = NULL;
+
+	if (!node->filed)
 		return;
-	rhltable_remove(&ksm_node_table, &node->hash, ksm_node_params);
-	node->hashed = false;
-	ksm_count_chain(ksm_count_nodes(&node->key), -1);
+	if (!list_empty(&node->siblings))
+		next = list_next_entry(node, siblings);
+	if (node->first && next)
+		rhashtable_replace_fast(&ksm_node_table, &node->hash,
+					&next->hash, ksm_node_params);
+	else if (node->first)
+		rhashtable_remove_fast(&ksm_node_table, &node->hash,
+				       ksm_node_params);
+	if (node->first && next)
+		next->first = true;
+	list_del_init(&node->siblings);
+	ksm_count_chain(next ? &next->siblings : NULL, -1);
+	node->first = false;
+	node->filed = false;
 }
 
 /**
@@ -166,7 +184,7 @@ int ksm_index_add(struct ksm_stable_node *node, int nid)
 
 	node->key = ksm_make_key(node->key.fingerprint, nid);
 	spin_lock(&ksm_index_lock);
-	err = ksm_hash_node(node);
+	err = ksm_file_node(node);
 	if (!err) {
 		refcount_inc(&node->refs);
 		list_add_tail(&node->all, &ksm_all_nodes);
@@ -189,7 +207,7 @@ bool ksm_index_remove(struct ksm_stable_node *node)
 	spin_lock(&ksm_index_lock);
 	listed = !list_empty(&node->all);
 	if (listed) {
-		ksm_unhash_node(node);
+		ksm_unfile_node(node);
 		list_del_init(&node->all);
 		ksm_nr_nodes--;
 	}
@@ -223,36 +241,49 @@ static bool ksm_refile_node(struct ksm_stable_node *node)
 	rcu_read_lock();
 	kpfn = READ_ONCE(node->kpfn);
 	if (kpfn != KSM_PFN_GONE && !list_empty(&node->all)) {
-		ksm_unhash_node(node);
+		ksm_unfile_node(node);
 		node->key = ksm_make_key(node->key.fingerprint,
 					 pfn_to_nid(kpfn));
-		err = ksm_hash_node(node);
+		err = ksm_file_node(node);
 	}
 	rcu_read_unlock();
 	return !err;
 }
 
-/* File the moved nodes anew.  One that memory is short for waits its turn. */
+/*
+ * File the moved nodes anew, some at a time to let others at the lock.  One
+ * that memory is short for is queued again, and waits for the next search.
+ */
 static void ksm_refile_moved(void)
 {
-	struct ksm_stable_node *node, *next;
-	struct llist_node *moved;
+	struct llist_node *moved, *entry;
+	struct ksm_stable_node *node;
+	int budget, turns = atomic_read(&ksm_nr_moved);
 
-	if (likely(!atomic_read(&ksm_nr_moved)))
-		return;
-
-	spin_lock(&ksm_index_lock);
-	moved = llist_del_all(&ksm_moved_nodes);
-	llist_for_each_entry_safe(node, next, moved, moved) {
-		/* From here on a further move queues the node again */
-		clear_bit(0, &node->moved_queued);
-		smp_mb__after_atomic();
-		if (!ksm_refile_node(node))
-			ksm_index_moved(node);
-		atomic_dec(&ksm_nr_moved);
-		ksm_put_node(node);
+	while (unlikely(turns > 0)) {
+		spin_lock(&ksm_index_lock);
+		moved = llist_del_all(&ksm_moved_nodes);
+		for (budget = 64; moved && budget; budget--, turns--) {
+			entry = moved;
+			moved = moved->next;
+			node = llist_entry(entry, struct ksm_stable_node, moved);
+			/* From here on a further move queues the node again */
+			clear_bit(0, &node->moved_queued);
+			smp_mb__after_atomic();
+			if (!ksm_refile_node(node))
+				ksm_index_moved(node);
+			atomic_dec(&ksm_nr_moved);
+			ksm_put_node(node);
+		}
+		for (; moved; moved = entry) {
+			entry = moved->next;
+			llist_add(moved, &ksm_moved_nodes);
+		}
+		spin_unlock(&ksm_index_lock);
+		if (budget)
+			break;
+		cond_resched();
 	}
-	spin_unlock(&ksm_index_lock);
 }
 
 static bool ksm_node_has_room(struct ksm_stable_node *node)
@@ -265,28 +296,33 @@ static bool ksm_node_has_room(struct ksm_stable_node *node)
  * ksm_index_find - a KSM page with room that looks like this one
  * @key: of the page
  *
+ * Context: may sleep.
  * Return: a node with a reference, NULL if there is none.  Its page may be
  * gone, locked, of other content or full by the time it is looked at.
  */
 struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 {
-	struct ksm_stable_node *node, *found = NULL;
-	struct rhlist_head *list, *pos;
-	int looks = 0;
+	struct ksm_stable_node *first, *node, *found = NULL;
+	int looks = KSM_SEARCH_MAX;
 
 	ksm_refile_moved();
-	rcu_read_lock();
-	list = rhltable_lookup(&ksm_node_table, key, ksm_node_params);
-	rhl_for_each_entry_rcu(node, pos, list, hash) {
-		if (++looks > KSM_SEARCH_MAX)
-			break;
-		if (ksm_node_has_room(node) && !READ_ONCE(node->folding) &&
-		    refcount_inc_not_zero(&node->refs)) {
+	/* Nearly always there is none: see that without the lock */
+	if (!ksm_first_node(key))
+		return NULL;
+
+	spin_lock(&ksm_index_lock);
+	node = first = ksm_first_node(key);
+	while (node && looks--) {
+		if (ksm_node_has_room(node) && !node->folding) {
+			refcount_inc(&node->refs);
 			found = node;
 			break;
 		}
+		node = list_next_entry(node, siblings);
+		if (node == first)
+			break;
 	}
-	rcu_read_unlock();
+	spin_unlock(&ksm_index_lock);
 	return found;
 }
 
@@ -301,24 +337,24 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 #define KSM_FOLD_MAX	1024	/* nodes of a key that are looked at */
 
 /* Decide for the nodes of one key.  Index lock held. */
-static void ksm_plan_fold(struct rhlist_head *list)
+static void ksm_plan_fold(struct ksm_stable_node *first)
 {
 	unsigned int max = ksm_knobs.max_page_sharing;
 	struct ksm_stable_node *node, *least;
-	unsigned long mappings = 0, nodes = 0;
-	struct rhlist_head *pos;
+	unsigned long mappings = first->nr_mappings, nodes = 1;
 
-	rhl_for_each_entry_rcu(node, pos, list, hash) {
-		WRITE_ONCE(node->folding, false);
+	first->folding = false;
+	list_for_each_entry(node, &first->siblings, siblings) {
+		node->folding = false;
 		if (++nodes > KSM_FOLD_MAX)
 			return;
 		mappings += node->nr_mappings;
 	}
 	for (; nodes > DIV_ROUND_UP(mappings, max); nodes--) {
-		least = NULL;
-		rhl_for_each_entry_rcu(node, pos, list, hash)
-			if (!node->folding && node->nr_mappings &&
-			    (!least || node->nr_mappings < least->nr_mappings))
+		least = first->folding || !first->nr_mappings ? NULL : first;
+		list_for_each_entry(node, &first->siblings, siblings)
+			if (!node->folding && node->nr_mappings && (!least ||
+			    node->nr_mappings < least->nr_mappings))
 				least = node;
 		if (!least)
 			return;
@@ -328,16 +364,10 @@ static void ksm_plan_fold(struct rhlist_head *list)
 
 static void ksm_plan_fold_at(struct ksm_stable_node *node)
 {
-	struct rhlist_head *list;
-
 	spin_lock(&ksm_index_lock);
-	rcu_read_lock();
-	list = node->hashed ? rhltable_lookup(&ksm_node_table, &node->key,
-					      ksm_node_params) : NULL;
-	/* Once for each key, when its first node is visited */
-	if (list == &node->hash)
-		ksm_plan_fold(list);
-	rcu_read_unlock();
+	/* Once for each key that has more than one */
+	if (node->first && !list_empty(&node->siblings))
+		ksm_plan_fold(node);
 	spin_unlock(&ksm_index_lock);
 }
 
@@ -356,30 +386,23 @@ void ksm_index_plan_folds(void)
  * ksm_index_find_fold - to which page may a mapping of this one be moved?
  * @node: that is folding
  *
+ * Context: may sleep.
  * Return: the fullest node of the same key that has room, with a reference;
  * NULL if there is none.
  */
 struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node)
 {
 	struct ksm_stable_node *other, *found = NULL;
-	struct rhlist_head *list, *pos;
-	struct ksm_key key;
 
 	ksm_refile_moved();
 	spin_lock(&ksm_index_lock);
-	key = node->key;
-	spin_unlock(&ksm_index_lock);
-
-	rcu_read_lock();
-	list = rhltable_lookup(&ksm_node_table, &key, ksm_node_params);
-	rhl_for_each_entry_rcu(other, pos, list, hash)
-		if (other != node && !READ_ONCE(other->folding) &&
-		    ksm_node_has_room(other) &&
+	list_for_each_entry(other, &node->siblings, siblings)
+		if (!other->folding && ksm_node_has_room(other) &&
 		    (!found || other->nr_mappings > found->nr_mappings))
 			found = other;
-	if (found && !refcount_inc_not_zero(&found->refs))
-		found = NULL;
-	rcu_read_unlock();
+	if (found)
+		refcount_inc(&found->refs);
+	spin_unlock(&ksm_index_lock);
 	return found;
 }
 
@@ -687,6 +710,6 @@ int __init ksm_index_init(void)
 	ksm_fingerprint_seed = get_random_u64();
 	ksm_zero_fingerprint = ksm_fingerprint(ZERO_PAGE(0));
 
-	err = rhltable_init(&ksm_node_table, &ksm_node_params);
+	err = rhashtable_init(&ksm_node_table, &ksm_node_params);
 	return err ? err : ksm_candidates_init();
 }

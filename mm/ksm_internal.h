@@ -18,8 +18,7 @@
  *		anon_vma lock
  *		  page table lock
  *	ksm_mm_lock, index lock, ksm_stable_node.lock
- *				spin locks, innermost, never nested except
- *				index lock -> ksm_stable_node.lock
+ *				spin locks, innermost, never nested
  *
  * ksm_migrate_page() runs with both folio locks held and perhaps with
  * interrupts off, so it takes no lock at all.  __ksm_exit() waits for whoever
@@ -138,19 +137,21 @@ struct ksm_key {
  * @moves: how often migration has moved the page; written with @kpfn, so
  *	that a page which comes back to an old pfn is not mistaken for gone
  * @key: under which the index files the node.  Index lock.
- * @hashed: the index's table holds the node.  Index lock.
+ * @filed: the index finds the node.  Index lock.
+ * @first: the index's table holds the node, and the others of its key stand
+ *	behind it in @siblings.  Index lock.
  * @refs: one of the index, one of every mapping record, one of the queue of
  *	moved nodes, and those of whoever looks at the node
- * @lock: guards @mappings, @nr_mappings and @retired
+ * @lock: guards @mappings and @nr_mappings
  * @nr_mappings: how many records @mappings holds; read without a lock where
  *	a wrong guess costs no more than a second look
- * @retired: the page is gone, and the counters have forgotten the node
  * @folding: the page's mappings are to be moved to others of its content;
  *	decided once a pass, read without a lock
  * @mappings: records of the page's mappings.  Changed with @lock held and,
  *	while the page exists, with the page locked as well: so holding either
  *	of them keeps the list still
  * @hash: place in the index's table.  Index lock.
+ * @siblings: ring of the nodes of one key, the newest first.  Index lock.
  * @all: place in the list of all nodes, for sweeps.  Index lock.
  * @moved: place in the queue of nodes whose page changed its NUMA node
  * @moved_queued: bit 0: the node is in that queue
@@ -162,14 +163,15 @@ struct ksm_stable_node {
 	unsigned long kpfn;
 	unsigned long moves;
 	struct ksm_key key;
-	bool hashed;
-	bool retired;
+	bool filed;
+	bool first;
 	bool folding;
 	refcount_t refs;
 	spinlock_t lock;
 	unsigned int nr_mappings;
 	struct hlist_head mappings;
-	struct rhlist_head hash;
+	struct rhash_head hash;
+	struct list_head siblings;
 	struct list_head all;
 	struct llist_node moved;
 	unsigned long moved_queued;
@@ -221,6 +223,7 @@ struct ksm_chunk {
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
  * @scan_addr: where scanning goes on
  * @seen_mergeable: this pass has met a mergeable area
+ * @sweep: the last sweep over all mms that has been here.  ksm_mm_lock.
  * @last_pass: after this pass the mm, which has exited, is not needed any more
  * @metadata: bytes of @chunks and of the records they point to; written
  *	under @lock, read without
@@ -235,6 +238,7 @@ struct ksm_mm {
 	struct xarray chunks;
 	unsigned long scan_addr;
 	bool seen_mergeable;
+	unsigned long sweep;
 	unsigned long last_pass;
 	long metadata;
 };
@@ -284,6 +288,7 @@ int ksm_lock_unshared(void);
 /* ----------------------------------------------- ksm_registry.c: who */
 
 int ksm_registry_init(void);
+void ksm_sweep_mms(void);
 struct ksm_mm *ksm_next_mm(struct ksm_mm *kmm);
 struct ksm_mm *ksm_cursor_mm(void);
 void ksm_cursor_start(void);

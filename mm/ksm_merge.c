@@ -260,6 +260,32 @@ out:
 
 /* --------------------------------------------------------------------- merging */
 
+/*
+ * The KSM page that others are to be merged into, with a reference and locked.
+ *
+ * Its last user may have called MADV_FREE, which makes it clean and is no
+ * business of those who join now: dirty, reclaim keeps it.
+ *
+ * One that memory failure has struck may still be there, for those who map it.
+ */
+static struct folio *ksm_get_kfolio(struct ksm_stable_node *node)
+{
+	struct folio *kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
+
+	if (!kfolio)
+		return ERR_PTR(-ESTALE);
+	if (IS_ERR(kfolio))
+		return kfolio;
+	if (PageHWPoison(&kfolio->page)) {
+		folio_unlock(kfolio);
+		folio_put(kfolio);
+		return ERR_PTR(-EBUSY);
+	}
+	if (!folio_test_dirty(kfolio))
+		folio_mark_dirty(kfolio);
+	return kfolio;
+}
+
 /* Either may have been migrated since it was looked up. */
 static bool ksm_may_meet(struct folio *folio, struct folio *kfolio)
 {
@@ -302,9 +328,9 @@ int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
 		return -ENOMEM;
 
 	mmap_read_lock(mm);
-	kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
-	if (IS_ERR_OR_NULL(kfolio)) {
-		err = kfolio ? PTR_ERR(kfolio) : -ESTALE;
+	kfolio = ksm_get_kfolio(node);
+	if (IS_ERR(kfolio)) {
+		err = PTR_ERR(kfolio);
 		goto out_mmap;
 	}
 	err = -ENOSPC;
@@ -469,22 +495,29 @@ out_mmap:
 void ksm_adopt(const struct ksm_spot *spot)
 {
 	u64 *word = ksm_word(spot->kmm, spot->addr, true);
+	struct ksm_mapping *mapping = word ? ksm_new_mapping() : NULL;
 	struct mm_struct *mm = spot->kmm->mm;
 	struct ksm_stable_node *node = NULL;
-	struct ksm_mapping *mapping;
-	struct ksm_target target;
+	struct vm_area_struct *vma;
+	struct folio *folio;
+	struct page *page;
 
-	mapping = word ? ksm_new_mapping() : NULL;
 	if (!mapping)
 		return;
 	mmap_read_lock(mm);
-	if (!ksm_get_target(&target, mm, spot->addr)) {
-		node = folio_stable_node(target.folio);
-		if (node)
-			ksm_record(spot, word, mapping, node,
-				   target.vma->anon_vma,
-				   linear_page_index(target.vma, spot->addr));
-		ksm_put_target(&target);
+	vma = ksm_find_vma(mm, spot->addr);
+	page = vma ? ksm_get_page_at(vma, spot->addr) : NULL;
+	if (page) {
+		folio = page_folio(page);
+		if (folio_test_ksm(folio) && folio_trylock(folio)) {
+			node = folio_stable_node(folio);
+			if (node)
+				ksm_record(spot, word, mapping, node,
+					   vma->anon_vma,
+					   linear_page_index(vma, spot->addr));
+			folio_unlock(folio);
+		}
+		folio_put(folio);
 	}
 	mmap_read_unlock(mm);
 	if (!node)
@@ -532,8 +565,8 @@ void ksm_fold(const struct ksm_spot *spot)
 	if (!node)
 		return;
 	mmap_read_lock(mm);
-	kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
-	if (!IS_ERR_OR_NULL(kfolio)) {
+	kfolio = ksm_get_kfolio(node);
+	if (!IS_ERR(kfolio)) {
 		if (!ksm_get_target(&target, mm, spot->addr)) {
 			ksm_fold_into(&target, mapping, kfolio, node);
 			ksm_put_target(&target);
@@ -566,7 +599,10 @@ static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
 	       folio_test_ksm(pfn_swap_entry_folio(entry));
 }
 
-/* Stop at the first entry that KSM has made; walk->private is its address. */
+/*
+ * Stop at the first entry that KSM has made, or where there is a reason not to
+ * go on; walk->private is set to the address.
+ */
 static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
 			   struct mm_walk *walk)
 {
@@ -576,6 +612,10 @@ static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
 	int found = 0;
 
 	cond_resched();
+	if (signal_pending(current) || ksm_mm_dying(walk->mm)) {
+		*(unsigned long *)walk->private = addr;
+		return -EINTR;
+	}
 	if (!pmd_present(pmd) || pmd_leaf(pmd))
 		return 0;
 	start = pte_offset_map_lock(walk->mm, pmdp, addr, &ptl);
@@ -625,6 +665,7 @@ int ksm_break(struct vm_area_struct *vma, unsigned long start,
 	const struct mm_walk_ops *ops = lock_vma ? &ksm_find_merged_write_ops :
 						   &ksm_find_merged_ops;
 	vm_fault_t fault;
+	int found;
 
 	if (!vma->anon_vma)
 		return 0;
@@ -633,8 +674,11 @@ int ksm_break(struct vm_area_struct *vma, unsigned long start,
 			return 0;
 		if (signal_pending(current))
 			return -ERESTARTSYS;
-		if (!walk_page_range_vma(vma, start, end, ops, &start))
+		found = walk_page_range_vma(vma, start, end, ops, &start);
+		if (!found)
 			return 0;
+		if (found < 0)
+			continue;
 		fault = handle_mm_fault(vma, start, FAULT_FLAG_UNSHARE |
 					FAULT_FLAG_REMOTE, NULL);
 		if (fault & VM_FAULT_OOM)
@@ -700,6 +744,7 @@ int ksm_unmerge_all(void)
 	int err;
 
 	ksm_cursor_reset();
+	ksm_sweep_mms();
 	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
 		mutex_lock(&kmm->lock);
 		err = ksm_unmerge_mm(kmm);

@@ -30,6 +30,7 @@ static struct rhashtable ksm_mm_table;
 static LIST_HEAD(ksm_mm_list);
 static LIST_HEAD(ksm_dead_list);
 static struct list_head *ksm_cursor = &ksm_mm_list;
+static unsigned long ksm_sweep;
 
 /* ---------------------------------------------------------------- the objects */
 
@@ -56,6 +57,13 @@ void ksm_put_mm(struct ksm_mm *kmm)
 	atomic_long_sub(sizeof(*kmm), &ksm_counters.metadata);
 	mmdrop(kmm->mm);
 	kfree(kmm);
+}
+
+/* Is it registered, and alive?  ksm_mm_lock held. */
+static bool ksm_mm_listed(struct ksm_mm *kmm)
+{
+	return rhashtable_lookup_fast(&ksm_mm_table, &kmm->mm,
+				      ksm_mm_params) == kmm;
 }
 
 /* ksm_mm_lock held; the caller inherits the registry's reference. */
@@ -114,7 +122,7 @@ int __ksm_enter(struct mm_struct *mm)
 
 /**
  * __ksm_exit - an mm is about to lose its page tables
- * @mm: its last user is gone
+ * @mm: its last user is gone, or an exec has failed before it had one
  *
  * Whoever is inside the mm holds its mmap_lock, and whoever comes later finds
  * it dying, so one turn of that lock is all the waiting there is.  What is
@@ -142,8 +150,11 @@ void __ksm_exit(struct mm_struct *mm)
 	if (untouched) {
 		ksm_put_mm(kmm);
 	} else if (kmm) {
-		mmap_write_lock(mm);
-		mmap_write_unlock(mm);
+		/* An exec that fails holds the lock: then nobody is inside */
+		if (!atomic_read(&mm->mm_users)) {
+			mmap_write_lock(mm);
+			mmap_write_unlock(mm);
+		}
 		ksm_reap_later();
 	}
 	trace_ksm_exit(mm);
@@ -164,8 +175,7 @@ void ksm_unregister(struct ksm_mm *kmm)
 
 	spin_lock(&ksm_mm_lock);
 	/* __ksm_exit() may have been faster */
-	listed = rhashtable_lookup_fast(&ksm_mm_table, &kmm->mm,
-					ksm_mm_params) == kmm;
+	listed = ksm_mm_listed(kmm);
 	if (listed) {
 		ksm_unlink_mm(kmm);
 		clear_bit(MMF_VM_MERGEABLE, &kmm->mm->flags);
@@ -212,25 +222,43 @@ static struct ksm_mm *ksm_mm_at(struct list_head *place)
 }
 
 /**
+ * ksm_sweep_mms - begin to go through all registered mms with ksm_next_mm()
+ *
+ * Context: one sweep at a time.
+ */
+void ksm_sweep_mms(void)
+{
+	ksm_sweep++;
+}
+
+/**
  * ksm_next_mm - go through all registered mms
  * @kmm: the one before, whose reference is dropped; NULL to begin
  *
- * One that has left the list in the meantime sends the caller back to the
- * beginning: he may meet an mm twice, but misses none.
+ * Those registered meanwhile are met as well, and none is met twice: if @kmm
+ * has left the list, those it was met after are passed over.
  *
  * Context: may sleep.
  * Return: the next with a reference, NULL at the end.
  */
 struct ksm_mm *ksm_next_mm(struct ksm_mm *kmm)
 {
-	struct list_head *place = &ksm_mm_list;
 	struct ksm_mm *next;
 
 	spin_lock(&ksm_mm_lock);
-	if (kmm && rhashtable_lookup_fast(&ksm_mm_table, &kmm->mm,
-					  ksm_mm_params) == kmm)
-		place = &kmm->link;
-	next = ksm_mm_at(place->next);
+	if (kmm && ksm_mm_listed(kmm))
+		next = kmm;
+	else
+		next = list_entry(&ksm_mm_list, struct ksm_mm, link);
+	list_for_each_entry_continue(next, &ksm_mm_list, link)
+		if (next->sweep != ksm_sweep)
+			break;
+	if (list_entry_is_head(next, &ksm_mm_list, link)) {
+		next = NULL;
+	} else {
+		next->sweep = ksm_sweep;
+		ksm_get_mm(next);
+	}
 	spin_unlock(&ksm_mm_lock);
 	ksm_put_mm(kmm);
 	return next;
@@ -301,8 +329,10 @@ unsigned long ksm_registered_pages(void)
 	unsigned long pages = 0;
 	struct ksm_mm *kmm;
 
-	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm))
+	spin_lock(&ksm_mm_lock);
+	list_for_each_entry(kmm, &ksm_mm_list, link)
 		pages += get_mm_counter(kmm->mm, MM_ANONPAGES);
+	spin_unlock(&ksm_mm_lock);
 	return pages;
 }
 
