@@ -687,7 +687,7 @@ void ksm_index_end_pass(void)
 }
 
 /**
- * ksm_index_idle - nobody is registered: give back what a next pass can remake
+ * ksm_index_idle - give back what a next pass can make anew
  *
  * Context: may sleep; no scanning in parallel.
  */

@@ -218,6 +218,8 @@ void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
  * enum ksm_found_kind - what a batch is to do about a page
  * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
  *	fingerprinted
+ * @KSM_FOUND_SKIPPED: an anonymous page that smart scan leaves alone, but that
+ *	another may be like, by what is remembered of it
  * @KSM_FOUND_KSM: a KSM page there is no right record for
  * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
  * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
@@ -225,6 +227,7 @@ void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
  */
 enum ksm_found_kind {
 	KSM_FOUND_PAGE,
+	KSM_FOUND_SKIPPED,
 	KSM_FOUND_KSM,
 	KSM_FOUND_FOLD,
 	KSM_FOUND_SWAPPED,
@@ -234,9 +237,10 @@ enum ksm_found_kind {
 /**
  * struct ksm_found - a page of a batch
  * @addr: where it was found
- * @kind: what it is; the rest is for KSM_FOUND_PAGE
- * @page: the page, as long as the batch holds it
- * @pfn: its number, after that
+ * @kind: what it is
+ * @page: the page of KSM_FOUND_PAGE, as long as the batch holds it; the rest
+ *	is for that and KSM_FOUND_SKIPPED
+ * @pfn: its number
  * @nid: its NUMA node
  * @fingerprint: of its content
  */
@@ -276,14 +280,15 @@ static bool ksm_batch_full(struct ksm_batch *batch)
 	       batch->entries >= KSM_BATCH_ENTRIES;
 }
 
-static void ksm_found(struct ksm_batch *batch, enum ksm_found_kind kind,
-		      struct page *page, unsigned long addr)
+static struct ksm_found *ksm_found(struct ksm_batch *batch,
+				   enum ksm_found_kind kind, unsigned long addr)
 {
-	batch->found[batch->nr++] = (struct ksm_found) {
-		.addr = addr,
-		.page = page,
-		.kind = kind,
-	};
+	struct ksm_found *found = &batch->found[batch->nr++];
+
+	found->kind = kind;
+	found->addr = addr;
+	found->page = NULL;
+	return found;
 }
 
 /* For how many passes a page is left alone that has failed to merge so often. */
@@ -314,11 +319,6 @@ static bool ksm_skip_page(u64 *word)
 	*word &= ~(KSM_WORD_AGE | KSM_WORD_SKIPS);
 	*word |= FIELD_PREP(KSM_WORD_AGE, age) |
 		 FIELD_PREP(KSM_WORD_SKIPS, skips);
-	if (skip) {
-		/* Others may still find out that they look like it */
-		ksm_seen(*word & KSM_WORD_FINGERPRINT);
-		atomic_long_inc(&ksm_counters.skipped);
-	}
 	return skip;
 }
 
@@ -328,11 +328,13 @@ static void ksm_collect_page(struct ksm_batch *batch, struct page *page,
 {
 	struct folio *folio = page ? page_folio(page) : NULL;
 	struct ksm_mapping *mapping;
+	struct ksm_found *found;
+	u64 fingerprint;
 
 	if (!folio || !folio_test_anon(folio) || folio_is_zone_device(folio) ||
 	    PageHWPoison(page)) {
 		if (word && *word)
-			ksm_found(batch, KSM_FOUND_GONE, NULL, addr);
+			ksm_found(batch, KSM_FOUND_GONE, addr);
 		return;
 	}
 
@@ -340,17 +342,28 @@ static void ksm_collect_page(struct ksm_batch *batch, struct page *page,
 		batch->scanned++;
 		mapping = word ? ksm_word_mapping(*word) : NULL;
 		if (!mapping || mapping->node != folio_stable_node(folio))
-			ksm_found(batch, KSM_FOUND_KSM, NULL, addr);
+			ksm_found(batch, KSM_FOUND_KSM, addr);
 		else if (READ_ONCE(mapping->node->folding))
-			ksm_found(batch, KSM_FOUND_FOLD, NULL, addr);
+			ksm_found(batch, KSM_FOUND_FOLD, addr);
 		return;
 	}
 
-	if (word && ksm_skip_page(word))
-		return;
-	batch->scanned++;
-	folio_get(folio);
-	ksm_found(batch, KSM_FOUND_PAGE, page, addr);
+	if (word && ksm_skip_page(word)) {
+		atomic_long_inc(&ksm_counters.skipped);
+		fingerprint = *word & KSM_WORD_FINGERPRINT;
+		ksm_seen(fingerprint);
+		if (!ksm_seen_twice(fingerprint))
+			return;
+		found = ksm_found(batch, KSM_FOUND_SKIPPED, addr);
+		found->fingerprint = fingerprint;
+	} else {
+		batch->scanned++;
+		folio_get(folio);
+		found = ksm_found(batch, KSM_FOUND_PAGE, addr);
+		found->page = page;
+	}
+	found->pfn = page_to_pfn(page);
+	found->nid = page_to_nid(page);
 }
 
 /* An entry without a page, under the page table lock. */
@@ -371,7 +384,7 @@ static void ksm_collect_nothing(struct ksm_batch *batch, pte_t pte,
 		if (!non_swap_entry(entry) && (*word & KSM_WORD_MAPPING))
 			kind = KSM_FOUND_SWAPPED;
 	}
-	ksm_found(batch, kind, NULL, addr);
+	ksm_found(batch, kind, addr);
 }
 
 static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
@@ -549,8 +562,6 @@ static void ksm_fingerprint_batch(struct ksm_batch *batch)
 		if (found->kind != KSM_FOUND_PAGE)
 			continue;
 		found->fingerprint = ksm_fingerprint(found->page);
-		found->pfn = page_to_pfn(found->page);
-		found->nid = page_to_nid(found->page);
 		put_page(found->page);
 	}
 }
@@ -679,6 +690,10 @@ static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 	if (!word)
 		return;
 	switch (found->kind) {
+	case KSM_FOUND_SKIPPED:
+		if (*word & KSM_WORD_PAGE)
+			ksm_try_merge(&spot, found);
+		break;
 	case KSM_FOUND_KSM:
 		if (ksm_drop_word(kmm, word, KSM_DROP_TRY))
 			ksm_adopt(&spot);
@@ -830,7 +845,7 @@ void ksm_abandon_pass(void)
 {
 	ksm_in_pass = false;
 	ksm_cursor_reset();
-	ksm_index_end_pass();
+	ksm_index_idle();
 	atomic_long_set(&ksm_counters.full_scans, 0);
 }
 
