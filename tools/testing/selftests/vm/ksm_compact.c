@@ -1,42 +1,55 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --timeout 300 */
+/* vm: --mem 640M --timeout 300 */
 /*
  * Memory full of KSM pages is compacted, by order and for huge pages.
  */
+#include <glob.h>
 #include <sys/sysinfo.h>
 #include "ksm_lib.h"
 
 #define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
 
-static bool compact(void)
+static bool compact_all(void)
 {
-	char path[64];
-	int node[1];
+	bool done = false;
+	glob_t nodes;
 
 	if (!file_print("/proc/sys/vm/compact_memory", "1"))
 		return true;
-	need_nodes(node, 1);
-	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/compact",
-		 node[0]);
-	return !file_print(path, "1");
+	if (glob("/sys/devices/system/node/node*/compact", 0, NULL, &nodes))
+		return false;
+	for (size_t i = 0; i < nodes.gl_pathc; i++)
+		done |= !file_print(nodes.gl_pathv[i], "1");
+	globfree(&nodes);
+	return done;
+}
+
+static void fill_pairs(char *area, size_t from, size_t to, uint64_t seed)
+{
+	for (size_t i = from; i < to; i++)
+		fill_page(area + i * PAGE_SIZE, seed + i / 2);
 }
 
 /*
  * Pairs of pages that lie side by side become one page each: half of the
  * memory is free then, a page here and a page there.
  */
-static char *scattered(size_t nr, uint64_t seed)
+static void merge_pairs(char *area, size_t nr)
 {
-	char *area = map_pages(nr);
-
-	for (size_t i = 0; i < nr; i++)
-		fill_page(area + i * PAGE_SIZE, seed + i / 2);
 	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
 	ksm_set("pages_to_scan", 10000);
 	ksm_scan(2);
 	WAIT_FOR(ksm_get("pages_sharing") >= (long)nr / 2);
 	ksm_set("run", 0);
 	CHECK_EQ(count_ksm(area, nr), nr);
+}
+
+static char *scattered(size_t nr, uint64_t seed)
+{
+	char *area = map_pages(nr);
+
+	fill_pairs(area, 0, nr, seed);
+	merge_pairs(area, nr);
 	return area;
 }
 
@@ -73,38 +86,49 @@ static size_t count_moved(const char *area, size_t nr, const unsigned long *at)
 	return moved;
 }
 
-/* Everything but this much is taken, in huge pages where there are any. */
-static char *take_all_but(size_t bytes, size_t *size)
+static size_t free_bytes(void)
 {
 	struct sysinfo info;
-	char *hog;
 
 	CHECK(!sysinfo(&info));
-	if (info.freeram * info.mem_unit <= bytes + HUGE_SIZE)
-		ksm_skip("too little memory");
-	*size = (info.freeram * info.mem_unit - bytes) & -HUGE_SIZE;
-	hog = mmap(NULL, *size, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return info.freeram * info.mem_unit;
+}
+
+static char *take(size_t size, int advice)
+{
+	char *hog = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
 	CHECK(hog != MAP_FAILED);
-	madvise(hog, *size, MADV_HUGEPAGE);
-	for (size_t i = 0; i < *size; i += PAGE_SIZE)
+	madvise(hog, size, advice);
+	for (size_t i = 0; i < size; i += PAGE_SIZE)
 		hog[i] = 1;
 	return hog;
 }
 
+/*
+ * Compaction moves pages from one end of memory to the other: for some of
+ * them to be at the right end, they are laid out all over it.
+ */
 static void on_order(void)
 {
-	const size_t nr = 6144;
-	char *hog, *area, *more;
+	const size_t nr = 6144, parts = 8;
+	char *area = map_pages(nr), *more, *hog[8];
+	size_t moved, size[8];
 	unsigned long *at;
-	size_t moved, size;
 
-	/* Compaction moves pages upwards: leave it room there. */
-	hog = take_all_but(nr * PAGE_SIZE + (32UL << 20), &size);
-	area = scattered(nr, 1000);
+	for (size_t i = 0; i < parts; i++) {
+		fill_pairs(area, i * nr / parts, (i + 1) * nr / parts, 1000);
+		size[i] = (free_bytes() / (parts + 1 - i)) & -HUGE_SIZE;
+		if (!size[i])
+			ksm_skip("too little memory");
+		hog[i] = take(size[i], MADV_NOHUGEPAGE);
+	}
+	merge_pairs(area, nr);
 	at = places(area, nr);
-	CHECK(!munmap(hog, size));
-	if (!compact())
+	for (size_t i = 0; i < parts; i++)
+		CHECK(!munmap(hog[i], size[i]));
+	if (!compact_all())
 		ksm_skip("no compaction");
 	moved = count_moved(area, nr, at);
 	ksm_note("%zu of %zu mappings were moved", moved, nr);
@@ -132,7 +156,7 @@ static void under_a_running_ksmd(void)
 	fflush(stdout);
 	if (!fork()) {
 		while (ksm_now() < end)
-			if (!compact())
+			if (!compact_all())
 				_exit(4);
 		_exit(0);
 	}
@@ -153,7 +177,7 @@ static void under_a_running_ksmd(void)
 /* Room for one huge page; true if a huge page is what it got. */
 static bool fault_huge(char **room)
 {
-	long before = vmstat("thp_fault_alloc");
+	long before = vm_event("thp_fault_alloc");
 	char *area = mmap(NULL, 2 * HUGE_SIZE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -162,7 +186,7 @@ static bool fault_huge(char **room)
 	*room = area;
 	area = (char *)(((unsigned long)area + HUGE_SIZE - 1) & -HUGE_SIZE);
 	*area = 1;
-	return vmstat("thp_fault_alloc") > before;
+	return vm_event("thp_fault_alloc") > before;
 }
 
 /*
@@ -173,15 +197,16 @@ static void for_huge_pages(void)
 {
 	static const char defrag[] =
 		"/sys/kernel/mm/transparent_hugepage/defrag";
-	const size_t nr = 20480;
-	size_t moved, size, got = 0, tries = 0;
+	const size_t nr = 28672;
+	size_t moved, left, got = 0, tries = 0;
 	char *area, *room;
 	long success;
 	unsigned long *at;
 
-	if (access(defrag, F_OK))
-		ksm_skip("no transparent huge pages");
-	take_all_but(nr * PAGE_SIZE + (24UL << 20), &size);
+	map_huge(1);	/* or there are none, which skips the test */
+	left = nr * PAGE_SIZE + (24UL << 20);
+	if (free_bytes() > left + HUGE_SIZE)
+		take((free_bytes() - left) & -HUGE_SIZE, MADV_HUGEPAGE);
 	area = scattered(nr, 30000);
 	at = places(area, nr);
 	/* Take the huge pages that are there without doing anything. */
@@ -191,7 +216,7 @@ static void for_huge_pages(void)
 	munmap(room, 2 * HUGE_SIZE);
 
 	CHECK(!knob_override(defrag, "always"));
-	success = vmstat("compact_success");
+	success = vm_event("compact_success");
 	ksm_set("run", 1);
 	WAIT_FOR(({
 		tries++;
@@ -202,7 +227,7 @@ static void for_huge_pages(void)
 		got >= 4 && count_moved(area, nr, at) >= HUGE_PAGES;
 	}));
 	ksm_set("run", 0);
-	success = vmstat("compact_success") - success;
+	success = vm_event("compact_success") - success;
 	moved = count_moved(area, nr, at);
 	ksm_note("%zu huge pages at %zu attempts, %ld compactions, %zu mappings moved",
 		 got, tries, success, moved);
@@ -218,5 +243,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -134,12 +134,9 @@ static size_t count_in_blocks(const char *area, size_t nr)
 static void offline_all(void)
 {
 	for (int i = 0; i < nr_blocks; i++) {
-		int err = 0;
-
 		/* A page may be busy for a moment. */
-		if (!BECOMES(!(err = set_state(blocks[i], "offline")), 20))
-			FAIL("memory%ld does not go offline: %s", blocks[i],
-			     strerror(-err));
+		if (!BECOMES(!set_state(blocks[i], "offline"), 20))
+			FAIL("memory%ld does not go offline", blocks[i]);
 		CHECK(state_is(blocks[i], "offline"));
 	}
 }
@@ -317,7 +314,7 @@ static void over_and_over(void)
  * pitfall 4: the whole device, with its memory map.  It cannot be plugged in
  * again from inside, so this is the last test.
  */
-static void ejected(void)
+static void device_ejected(void)
 {
 	const size_t nr = 512, distinct = 64;
 	struct peer peer;
@@ -363,10 +360,10 @@ static const struct ksm_test tests[] = {
 	{ "ksmd_at_rest", ksmd_at_rest },
 	{ "nodes_left_behind", nodes_left_behind },
 	{ "over_and_over", over_and_over },
-	{ "ejected", ejected },
+	{ "device_ejected", device_ejected },
 };
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -32,6 +32,7 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "kselftest.h"
 
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE	67
@@ -44,13 +45,16 @@
 #define MAP_DROPPABLE		0x08
 #endif
 
+#ifndef BIT_ULL
+#define BIT_ULL(nr)		(1ULL << (nr))
+#endif
+
 #define PAGE_SIZE		4096UL
-#define ARRAY_LEN(a)		(sizeof(a) / sizeof((a)[0]))
 
 /* Memory policies, so that no libnuma is needed. */
 #define KSM_MPOL_BIND		2
-#define KSM_MPOL_MF_MOVE	(1 << 1)
-#define KSM_MPOL_MF_MOVE_ALL	(1 << 2)
+#define KSM_MPOL_MF_MOVE	2
+#define KSM_MPOL_MF_MOVE_ALL	4
 
 /* ---- lib_run.c: running tests, checks, knobs ---- */
 
@@ -62,11 +66,10 @@ struct ksm_test {
 int ksm_run_tests(int argc, char **argv, const struct ksm_test *tests,
 		  int nr_tests);
 
-void ksm_fail(const char *file, int line, const char *fmt, ...)
-	__attribute__((noreturn, format(printf, 3, 4)));
-void ksm_skip(const char *fmt, ...)
-	__attribute__((noreturn, format(printf, 1, 2)));
-void ksm_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+__noreturn __printf(3, 4)
+void ksm_fail(const char *file, int line, const char *fmt, ...);
+__noreturn __printf(1, 2) void ksm_skip(const char *fmt, ...);
+__printf(1, 2) void ksm_note(const char *fmt, ...);
 
 void ksm_check_eq(const char *file, int line, const char *left, long l,
 		  const char *right, long r);
@@ -126,12 +129,11 @@ void ksm_settle(void);		/* ksmd merges what it can, then stops */
 int knob_override(const char *path, const char *value);
 
 int file_write(const char *path, const char *data, size_t len);
-int file_print(const char *path, const char *fmt, ...)
-	__attribute__((format(printf, 2, 3)));
+__printf(2, 3) int file_print(const char *path, const char *fmt, ...);
 ssize_t file_read(const char *path, char *buf, size_t size);
 long file_long(const char *path);		/* fails the test */
 long file_field(const char *path, const char *field);	/* -1: no such */
-long vmstat(const char *field);
+long vm_event(const char *field);	/* of /proc/vmstat */
 
 /* ---- lib_mem.c: memory, its content, where it is ---- */
 
@@ -149,15 +151,22 @@ void verify_at(const char *file, int line, const char *area, size_t nr,
 #define VERIFY(area, nr, seed, distinct)				\
 	verify_at(__FILE__, __LINE__, area, nr, seed, distinct)
 char *mergeable_area(size_t nr, uint64_t seed, size_t distinct);
+/* One access that the compiler does not move, repeat or leave out. */
+#define read_byte(addr)		__atomic_load_n((char *)(addr), __ATOMIC_RELAXED)
+#define write_byte(addr, value)						\
+	__atomic_store_n((char *)(addr), (value), __ATOMIC_RELAXED)
+#define read_now(variable)	__atomic_load_n(&(variable), __ATOMIC_ACQUIRE)
+#define write_now(variable, value)					\
+	__atomic_store_n(&(variable), (value), __ATOMIC_RELEASE)
 
-#define PM_SOFT_DIRTY		(1ULL << 55)
-#define PM_EXCLUSIVE		(1ULL << 56)
-#define PM_UFFD_WP		(1ULL << 57)
-#define PM_SWAPPED		(1ULL << 62)
-#define PM_PRESENT		(1ULL << 63)
+#define PM_SOFT_DIRTY		BIT_ULL(55)
+#define PM_EXCLUSIVE		BIT_ULL(56)
+#define PM_UFFD_WP		BIT_ULL(57)
+#define PM_SWAPPED		BIT_ULL(62)
+#define PM_PRESENT		BIT_ULL(63)
 
 uint64_t pagemap_of(pid_t pid, const void *addr);
-uint64_t pagemap(const void *addr);
+uint64_t pagemap_own(const void *addr);
 unsigned long pfn_of(pid_t pid, const void *addr);	/* 0: not present */
 unsigned long pfn(const void *addr);
 uint64_t page_flags(unsigned long pfn);

@@ -38,10 +38,10 @@ static void kpageflags(void)
 	fill_page(plain, 50);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, 8), 8);
-	CHECK(page_flags(pfn(area)) & 1ULL << KPF_KSM);
-	CHECK(page_flags(pfn(area)) & 1ULL << KPF_ANON);
-	CHECK(page_flags(pfn(plain)) & 1ULL << KPF_ANON);
-	CHECK(!(page_flags(pfn(plain)) & 1ULL << KPF_KSM));
+	CHECK(page_flags(pfn(area)) & BIT_ULL(KPF_KSM));
+	CHECK(page_flags(pfn(area)) & BIT_ULL(KPF_ANON));
+	CHECK(page_flags(pfn(plain)) & BIT_ULL(KPF_ANON));
+	CHECK(!(page_flags(pfn(plain)) & BIT_ULL(KPF_KSM)));
 	VERIFY(area, 8, 50, 1);
 }
 
@@ -98,7 +98,7 @@ static void almost_identical(void)
 struct changing {
 	char *area;
 	size_t nr;
-	volatile bool stop;
+	bool stop;
 };
 
 static void *keep_changing(void *arg)
@@ -106,9 +106,9 @@ static void *keep_changing(void *arg)
 	struct changing *c = arg;
 	uint64_t n = 0;
 
-	while (!c->stop)
+	while (!read_now(c->stop))
 		for (size_t i = 0; i < c->nr; i++)
-			*(volatile uint64_t *)(c->area + i * PAGE_SIZE) = n++;
+			write_byte(c->area + i * PAGE_SIZE, n++);
 	return NULL;
 }
 
@@ -122,7 +122,7 @@ static void volatile_pages(void)
 	ksm_scan(3);
 	WAIT_FOR(ksm_get("pages_volatile") >= (long)c.nr / 2);
 	CHECK_EQ(ksm_get("pages_sharing"), 0);
-	c.stop = true;
+	write_now(c.stop, true);
 	pthread_join(thread, NULL);
 	/* At rest they are candidates like any other. */
 	WAIT_FOR(ksm_get("pages_unshared") == (long)c.nr);
@@ -230,7 +230,7 @@ static void ksm_stat_lines(void)
 	ksm_settle();
 	CHECK_GE(file_read("/proc/self/ksm_stat", buf, sizeof(buf)), 1);
 	line = strtok(buf, "\n");
-	for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
 		CHECK(line && !strncmp(line, fields[i], strlen(fields[i])));
 		CHECK_EQ(line[strlen(fields[i])], ' ');
 		line = strtok(NULL, "\n");
@@ -267,17 +267,17 @@ static void copy_on_write(void)
 
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, nr), nr);
-	cow = vmstat("cow_ksm");
+	cow = vm_event("cow_ksm");
 	for (size_t i = 0; i < nr; i += 2) {
 		area[i * PAGE_SIZE + i] ^= 1;
 		CHECK(!is_ksm(area + i * PAGE_SIZE));
 		CHECK(is_ksm(area + (i + 1) * PAGE_SIZE));
 	}
-	CHECK_EQ(vmstat("cow_ksm") - cow, nr / 2);
+	CHECK_EQ(vm_event("cow_ksm") - cow, nr / 2);
 	/* A second write has nothing left to copy. */
 	for (size_t i = 0; i < nr; i += 2)
 		area[i * PAGE_SIZE + i] ^= 1;
-	CHECK_EQ(vmstat("cow_ksm") - cow, nr / 2);
+	CHECK_EQ(vm_event("cow_ksm") - cow, nr / 2);
 	VERIFY(area, nr, 700, 4);
 
 	/* And with the old content back they merge once more. */
@@ -434,7 +434,7 @@ struct writer {
 	long lost;
 };
 
-static volatile uint64_t *race_word(struct writer *w, size_t page)
+static uint64_t *race_word(struct writer *w, size_t page)
 {
 	return (uint64_t *)(w->area + page * PAGE_SIZE) + w->slot;
 }
@@ -451,18 +451,18 @@ static void *write_rounds(void *arg)
 	while (ksm_now() < w->end) {
 		n++;
 		for (size_t i = 0; i < RACE_PAGES; i++)
-			*race_word(w, i) = n;
+			write_now(*race_word(w, i), n);
 		for (int look = 0; look < 2; look++) {
 			for (size_t i = 0; i < RACE_PAGES; i++)
-				w->lost += *race_word(w, i) != n;
+				w->lost += read_now(*race_word(w, i)) != n;
 			if (!look)
 				usleep(rand_r(&w->seed) % 30000);
 		}
 		/* One page after the other is changed while being merged. */
 		for (size_t i = 0; i < RACE_PAGES; i++)
 			for (int burst = 0; burst < 50; burst++) {
-				*race_word(w, i) = ++n;
-				w->lost += *race_word(w, i) != n;
+				write_now(*race_word(w, i), ++n);
+				w->lost += read_now(*race_word(w, i)) != n;
 			}
 	}
 	w->rounds = n;
@@ -475,7 +475,7 @@ static void writers_against_merge(void)
 	char *area = mergeable_area(RACE_PAGES, 970, 1);
 	struct writer writer[3];
 	pthread_t thread[3];
-	long cow = vmstat("cow_ksm");
+	long cow = vm_event("cow_ksm");
 
 	ksm_scan(1);
 	for (int i = 0; i < 3; i++) {
@@ -491,8 +491,8 @@ static void writers_against_merge(void)
 		CHECK_EQ(writer[i].lost, 0);
 		CHECK_GE(writer[i].rounds, 1);
 	}
-	ksm_note("%ld writes to merged pages", vmstat("cow_ksm") - cow);
-	CHECK_GE(vmstat("cow_ksm") - cow, 1);
+	ksm_note("%ld writes to merged pages", vm_event("cow_ksm") - cow);
+	CHECK_GE(vm_event("cow_ksm") - cow, 1);
 
 	/* What was not written to is as it was, and all of it merges. */
 	for (size_t i = 0; i < RACE_PAGES; i++)
@@ -545,5 +545,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -36,12 +36,12 @@ static void check_group(const struct group *g)
 
 static const size_t sharers[] = { 1, 2, 3, 7, 20, 64, 150, 200 };
 
-#define GROUPS		(ARRAY_LEN(sharers) * 6)
+#define GROUPS		(ARRAY_SIZE(sharers) * 6)
 
 static void make_groups(struct group *g, uint64_t seed)
 {
 	for (size_t i = 0; i < GROUPS; i++) {
-		size_t nr = sharers[i % ARRAY_LEN(sharers)];
+		size_t nr = sharers[i % ARRAY_SIZE(sharers)];
 
 		g[i] = (struct group) {
 			.area = mergeable_area(nr == 1 ? 2 : nr, seed + i, 1),
@@ -416,7 +416,7 @@ static void records_survive(void)
 struct mover {
 	char *area;
 	size_t nr;
-	volatile bool stop;
+	bool stop;
 	long calls;
 };
 
@@ -426,7 +426,7 @@ static void *keep_moving(void *arg)
 	char **pages = calloc(m->nr, sizeof(*pages));
 	int *status = calloc(m->nr, sizeof(*status));
 
-	while (!m->stop) {
+	while (!read_now(m->stop)) {
 		for (size_t i = 0; i < m->nr; i++)
 			pages[i] = m->area + i * PAGE_SIZE;
 		move_to_node(0, pages, status, m->nr, nodes[m->calls++ % 2],
@@ -474,7 +474,7 @@ static void sharers_come_and_go(void)
 		CHECK(wait(&status) > 0 && !status);
 		CHECK(!munmap(area, m.nr * PAGE_SIZE));
 	}
-	m.stop = true;
+	write_now(m.stop, true);
 	pthread_join(thread, NULL);
 	ksm_note("%d rounds, %ld moves", rounds, m.calls);
 	CHECK_GE(m.calls, 2);
@@ -502,7 +502,7 @@ static void unmerged_while_moving(void)
 		CHECK_EQ(ksm_get("pages_sharing"), 0);
 		VERIFY(m.area, m.nr, 8000, 16);
 	}
-	m.stop = true;
+	write_now(m.stop, true);
 	pthread_join(thread, NULL);
 	ksm_settle();
 	CHECK_EQ(count_ksm(m.area, m.nr), m.nr);
@@ -525,5 +525,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -233,5 +233,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

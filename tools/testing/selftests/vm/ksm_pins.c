@@ -30,7 +30,7 @@ struct pin_request {
 #define PIN_STOP	_IO('g', 8)
 #define PIN_READ	_IOW('g', 9, uint64_t)
 
-static int gup_test(void)
+static int open_gup_test(void)
 {
 	int fd = open("/sys/kernel/debug/gup_test", O_RDWR);
 
@@ -39,7 +39,7 @@ static int gup_test(void)
 	return fd;
 }
 
-static void pin(int fd, char *area, size_t nr, int flags)
+static void pin_area(int fd, char *area, size_t nr, int flags)
 {
 	struct pin_request request = {
 		(unsigned long)area, nr * PAGE_SIZE, flags,
@@ -62,10 +62,10 @@ static void pinned_is_mapped(int fd, const char *area, size_t nr)
 static void pinned(int flags)
 {
 	char *area = map_pages(NR), *free;
-	int fd = gup_test();
+	int fd = open_gup_test();
 
 	fill_area(area, NR, 100, 2);
-	pin(fd, area, NR, flags);
+	pin_area(fd, area, NR, flags);
 	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
 	free = mergeable_area(NR, 100, 2);
 	ksm_settle();
@@ -99,12 +99,12 @@ static void pinned_after_merge(void)
 	static const int flags[] = { 0, PIN_WRITE, PIN_FAST,
 				     PIN_FAST | PIN_WRITE };
 	char *area = mergeable_area(NR, 300, 2);
-	int fd = gup_test();
+	int fd = open_gup_test();
 
-	for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
 		ksm_settle();
 		CHECK_EQ(count_ksm(area, NR), NR);
-		pin(fd, area, NR / 2, flags[i]);
+		pin_area(fd, area, NR / 2, flags[i]);
 		CHECK_EQ(count_ksm(area, NR / 2), 0);
 		ksm_settle();
 		CHECK_EQ(count_ksm(area, NR / 2), 0);
@@ -122,14 +122,14 @@ static void pinned_in_a_race(void)
 {
 	char *area = mergeable_area(NR, 500, 1);
 	double end = ksm_now() + 4;
-	long cow = vmstat("cow_ksm");
-	int fd = gup_test(), rounds = 0;
+	long cow = vm_event("cow_ksm");
+	int fd = open_gup_test(), rounds = 0;
 
 	ksm_scan(2);
 	for (; ksm_now() < end; rounds++) {
-		pin(fd, area, NR, rounds % 4 ? PIN_FAST | PIN_WRITE : PIN_FAST);
+		pin_area(fd, area, NR, rounds % 4 ? PIN_FAST | PIN_WRITE : PIN_FAST);
 		for (size_t i = 0; i < NR; i++)
-			*(volatile long *)(area + i * PAGE_SIZE) = rounds;
+			write_byte(area + i * PAGE_SIZE, rounds);
 		pinned_is_mapped(fd, area, NR);
 		if (rounds % 2)
 			usleep(rounds % 5 * 1000);
@@ -142,8 +142,8 @@ static void pinned_in_a_race(void)
 			BECOMES(count_ksm(area, NR) > NR / 2, 0.2);
 	}
 	ksm_note("%d rounds, %ld KSM pages copied", rounds,
-		 vmstat("cow_ksm") - cow);
-	CHECK_GE(vmstat("cow_ksm") - cow, 1);
+		 vm_event("cow_ksm") - cow);
+	CHECK_GE(vm_event("cow_ksm") - cow, 1);
 	VERIFY(area, NR, 500, 1);
 }
 
@@ -191,7 +191,7 @@ static long locked_pages(void)
 
 static bool unevictable(const char *addr)
 {
-	return page_flags(pfn(addr)) & 1ULL << KPF_UNEVICTABLE;
+	return page_flags(pfn(addr)) & BIT_ULL(KPF_UNEVICTABLE);
 }
 
 /* The kernel counts in batches; ksmd empties these with every pass. */
@@ -330,13 +330,13 @@ static size_t count_protected(const char *area, size_t nr)
 	size_t found = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		found += !!(pagemap(area + i * PAGE_SIZE) & PM_UFFD_WP);
+		found += !!(pagemap_own(area + i * PAGE_SIZE) & PM_UFFD_WP);
 	return found;
 }
 
 struct writes {
 	char *area;
-	volatile size_t done;
+	size_t done;
 };
 
 static void *write_all(void *arg)
@@ -344,8 +344,8 @@ static void *write_all(void *arg)
 	struct writes *w = arg;
 
 	for (size_t i = 0; i < NR; i++) {
-		*(volatile char *)(w->area + i * PAGE_SIZE) = 1;
-		w->done = i + 1;
+		write_byte(w->area + i * PAGE_SIZE, 1);
+		write_now(w->done, i + 1);
 	}
 	return NULL;
 }
@@ -367,7 +367,7 @@ static void every_write_is_told(int fd, char *area)
 		CHECK_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
 		CHECK_EQ(msg.arg.pagefault.address & -PAGE_SIZE,
 			 area + i * PAGE_SIZE);
-		CHECK_EQ(w.done, i);
+		CHECK_EQ(read_now(w.done), i);
 		protect(fd, area + i * PAGE_SIZE, 1, false);
 	}
 	pthread_join(thread, NULL);
@@ -413,7 +413,7 @@ static size_t count_soft_dirty(const char *area, size_t nr)
 	size_t found = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		found += !!(pagemap(area + i * PAGE_SIZE) & PM_SOFT_DIRTY);
+		found += !!(pagemap_own(area + i * PAGE_SIZE) & PM_SOFT_DIRTY);
 	return found;
 }
 
@@ -464,5 +464,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -15,14 +15,14 @@
 
 #define NR	32
 
-static void unpoison(unsigned long pfn)
+static void make_sound(unsigned long pfn)
 {
 	file_print("/sys/kernel/debug/hwpoison/unpoison-pfn", "%lu", pfn);
 }
 
 static bool poisoned(unsigned long pfn)
 {
-	return page_flags(pfn) & 1ULL << KPF_HWPOISON;
+	return page_flags(pfn) & BIT_ULL(KPF_HWPOISON);
 }
 
 static void peer_sharing(struct peer *me, void *arg)
@@ -42,7 +42,7 @@ static void moved_all(char *area, pid_t pid, char *theirs, size_t i,
 	CHECK_EQ(pfn(area + i * PAGE_SIZE),
 		 pfn_of(pid, theirs + i * PAGE_SIZE));
 	CHECK(poisoned(from));
-	unpoison(from);
+	make_sound(from);
 }
 
 static void soft_offline(void)
@@ -109,7 +109,7 @@ static void soft_offline_scanned(void)
 			continue;
 		}
 		CHECK(pfn(page) != from);
-		unpoison(from);
+		make_sound(from);
 		moved++;
 		VERIFY(area, NR, 200, 4);
 	}
@@ -122,8 +122,8 @@ static void soft_offline_scanned(void)
 /* ---- pages that have failed ---- */
 
 static sigjmp_buf back;
-static volatile int signal_code;
-static void * volatile signal_addr;
+static int signal_code;
+static void *signal_addr;
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
@@ -151,7 +151,7 @@ static void need_hwpoison(void)
 	from = pfn(page);
 	if (madvise(page, PAGE_SIZE, MADV_SOFT_OFFLINE))
 		ksm_skip("no memory failure handling");
-	unpoison(from);
+	make_sound(from);
 }
 
 static void check_others(char *area, uint64_t seed, size_t lost)
@@ -190,7 +190,7 @@ static void peer_late(struct peer *me, void *arg)
 	check_others(area, (long)arg, 7);
 	CHECK_EQ(signal_code, 0);
 	if (!sigsetjmp(back, 1)) {
-		*(volatile char *)(area + 7 * PAGE_SIZE);
+		read_byte(area + 7 * PAGE_SIZE);
 		FAIL("the page can still be read");
 	}
 	CHECK_EQ(signal_code, BUS_MCEERR_AR);
@@ -213,7 +213,7 @@ static void peer_failing(struct peer *me, void *arg)
 	if (!sigsetjmp(back, 1)) {
 		if (madvise(area + 7 * PAGE_SIZE, PAGE_SIZE, MADV_HWPOISON))
 			FAIL("cannot poison: errno %d", errno);
-		*(volatile char *)(area + 7 * PAGE_SIZE);
+		read_byte(area + 7 * PAGE_SIZE);
 		FAIL("the page can still be read");
 	}
 	CHECK(signal_code == BUS_MCEERR_AR || signal_code == BUS_MCEERR_AO);
@@ -257,7 +257,7 @@ static void hard_failure(void)
 	for (size_t i = 0; i < NR; i++)
 		CHECK(!poisoned(pfn(area + i * PAGE_SIZE)));
 	VERIFY(area, NR, 300, NR);
-	unpoison(bad);
+	make_sound(bad);
 }
 
 /* pitfall 12: a child that was never scanned is told as well */
@@ -302,12 +302,12 @@ static void hard_failure_forked(void)
 	check_others(area, 500, 7);
 	catch_sigbus();
 	if (!sigsetjmp(back, 1)) {
-		*(volatile char *)(area + 7 * PAGE_SIZE);
+		read_byte(area + 7 * PAGE_SIZE);
 		FAIL("the page can still be read");
 	}
 	CHECK_EQ(signal_code, BUS_MCEERR_AR);
 	CHECK(!munmap(area, NR * PAGE_SIZE));
-	unpoison(bad);
+	make_sound(bad);
 }
 
 static const struct ksm_test tests[] = {
@@ -319,5 +319,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -247,5 +247,5 @@ int main(int argc, char **argv)
 		return after_exec(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "nothing"))
 		return 0;
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

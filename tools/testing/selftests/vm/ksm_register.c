@@ -146,7 +146,7 @@ static void private_file(void)
 	VERIFY(area + nr / 2 * PAGE_SIZE, nr / 2, 40, 1);
 }
 
-static void hugetlb(void)
+static void hugetlb_pages(void)
 {
 	static const char knob[] =
 		"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
@@ -278,7 +278,7 @@ static void protection_changes(void)
 struct replaced {
 	char *area;
 	size_t nr;
-	volatile bool stop;
+	bool stop;
 };
 
 static void *replace(void *arg)
@@ -288,7 +288,7 @@ static void *replace(void *arg)
 		MAP_SHARED | MAP_ANONYMOUS, MAP_PRIVATE | MAP_ANONYMOUS,
 	};
 
-	for (int n = 0; !r->stop; n++) {
+	for (int n = 0; !read_now(r->stop); n++) {
 		if (mmap(r->area, r->nr * PAGE_SIZE, PROT_READ | PROT_WRITE,
 			 flags[n % 2] | MAP_FIXED, -1, 0) != r->area)
 			return "mmap failed";
@@ -321,7 +321,7 @@ static void areas_replaced(void)
 		VERIFY(area, r.nr, 101, 1);
 		usleep(2000);
 	}
-	r.stop = true;
+	write_now(r.stop, true);
 	pthread_join(thread, &wrong);
 	if (wrong)
 		FAIL("%s", (char *)wrong);
@@ -336,7 +336,7 @@ static const struct ksm_test tests[] = {
 	{ "shared_memory", shared_memory },
 	{ "shared_file", shared_file },
 	{ "private_file", private_file },
-	{ "hugetlb", hugetlb },
+	{ "hugetlb_pages", hugetlb_pages },
 	{ "droppable", droppable },
 	{ "special_mappings", special_mappings },
 	{ "not_inherited", not_inherited },
@@ -347,5 +347,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -97,9 +97,9 @@ static void forked_follow(void)
 
 /* A child whose parent is gone talks through a page that all share. */
 struct board {
-	volatile pid_t pid;
-	char * volatile area;
-	volatile bool look, good;
+	pid_t pid;
+	char *area;
+	bool look, good;
 };
 
 static void peer_merges_and_forks(struct peer *me, void *arg)
@@ -109,15 +109,15 @@ static void peer_merges_and_forks(struct peer *me, void *arg)
 
 	board->area = merged_pairs(200, &second);
 	if (!fork()) {
-		board->pid = getpid();
-		while (!board->look)
+		write_now(board->pid, getpid());
+		while (!read_now(board->look))
 			usleep(1000);
 		VERIFY(board->area, NR, 200, NR);
 		VERIFY(second, NR, 200, NR);
-		board->good = true;
+		write_now(board->good, true);
 		pause();
 	}
-	while (!board->pid)
+	while (!read_now(board->pid))
 		usleep(1000);
 }
 
@@ -153,8 +153,8 @@ static void orphans(bool scan)
 				 2);
 		}
 	}
-	board->look = true;
-	WAIT_FOR(board->good);
+	write_now(board->look, true);
+	WAIT_FOR(read_now(board->good));
 }
 
 static void orphans_follow(void)
@@ -408,5 +408,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -33,7 +33,7 @@ static void bounded(void)
 	const size_t nr = 100;
 	char *area = mergeable_area(nr, 1, 1);
 
-	for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
 		size_t least = (nr + limits[i] - 1) / limits[i], pages, merged;
 
 		ksm_set("run", 2);
@@ -216,5 +216,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -36,11 +36,11 @@ static void out_and_in(void)
 	area = merged_area(100);
 	for (int round = 0; round < 3; round++) {
 		CHECK(memcg_swap_out(area, NR));
-		copies = vmstat("ksm_swpin_copy");
+		copies = vm_event("ksm_swpin_copy");
 		VERIFY(area, NR, 100, DISTINCT);
 		CHECK_EQ(count_swapped(area, NR), 0);
 		/* pitfall 14: one page cannot serve several places */
-		CHECK_GE(vmstat("ksm_swpin_copy") - copies, 1);
+		CHECK_GE(vm_event("ksm_swpin_copy") - copies, 1);
 		merged_again(area, 100);
 	}
 	/* Written to, not read. */
@@ -117,7 +117,7 @@ static void dirty_after_swapin(void)
 
 		CHECK(memcg_swap_out(area, NR));
 		for (size_t i = 0; i < NR; i++)
-			(void)*(volatile char *)(area + i * PAGE_SIZE);
+			read_byte(area + i * PAGE_SIZE);
 		fill_area(area, NR, seed, DISTINCT);
 		CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
 		ksm_settle();
@@ -280,7 +280,7 @@ static size_t merge_in_swap_cache(char *area, size_t nr)
 	for (size_t i = 0; i < nr; i += 2) {
 		uint64_t flags = page_flags(pfn(area + i * PAGE_SIZE));
 
-		cached += flags & 1ULL << KPF_SWAPCACHE &&
+		cached += flags & BIT_ULL(KPF_SWAPCACHE) &&
 			  is_ksm(area + i * PAGE_SIZE);
 	}
 	return cached;
@@ -378,5 +378,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

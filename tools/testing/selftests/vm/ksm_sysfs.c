@@ -51,7 +51,7 @@ static const char * const nonsense[] = {
 
 /* Numbers followed by something; the yes/no knobs look no further. */
 static const char * const trailing[] = {
-	"1 2", "1x", "1\n2", "1\n\n", "1.0", "0x10", "1,", "1 \n", "10e3", "none",
+	"1 2", "1x", "1\n2", "1\n\n", "1.0", "0x10", "1,", "1\t\n", "10e3", "none",
 };
 
 static const char * const counters[] = {
@@ -84,11 +84,11 @@ static long mode_of(const char *file)
 
 static void modes(void)
 {
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		if (is_there(&knobs[i]))
 			CHECK_EQ(mode_of(knobs[i].name), 0644);
 	CHECK_EQ(mode_of("advisor_mode"), 0644);
-	for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(counters); i++) {
 		CHECK_EQ(mode_of(counters[i]), 0444);
 		/* Not for root either. */
 		CHECK_EQ(ksm_write(counters[i], "1", 1), -EACCES);
@@ -97,7 +97,7 @@ static void modes(void)
 
 static void defaults(void)
 {
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		if (is_there(&knobs[i]) &&
 		    strcmp(ksm_as_found(knobs[i].name), knobs[i].start))
 			FAIL("%s was %s at the start", knobs[i].name,
@@ -110,11 +110,11 @@ static void formats(void)
 {
 	char buf[128], *end;
 
-	for (size_t i = 0; i < ARRAY_LEN(knobs) + ARRAY_LEN(counters); i++) {
-		const char *name = i < ARRAY_LEN(knobs) ? knobs[i].name :
-				   counters[i - ARRAY_LEN(knobs)];
+	for (size_t i = 0; i < ARRAY_SIZE(knobs) + ARRAY_SIZE(counters); i++) {
+		const char *name = i < ARRAY_SIZE(knobs) ? knobs[i].name :
+				   counters[i - ARRAY_SIZE(knobs)];
 
-		if (i < ARRAY_LEN(knobs) && !is_there(&knobs[i]))
+		if (i < ARRAY_SIZE(knobs) && !is_there(&knobs[i]))
 			continue;
 		CHECK_GE(ksm_read(name, buf, sizeof(buf)), 2);
 		strtol(buf, &end, 10);
@@ -146,7 +146,7 @@ static void put(const char *name, const char *value, int expect)
 
 static void good_values(void)
 {
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		const struct knob *knob = &knobs[i];
 		char line[64];
 
@@ -161,7 +161,7 @@ static void good_values(void)
 		}
 	}
 	/* Words that mean yes and no. */
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		if (!yes_no(&knobs[i]))
 			continue;
 		put(knobs[i].name, "y", 0);
@@ -178,7 +178,7 @@ static void bad_values(void)
 		ULONG_OVER, "99999999999999999999999999999999999999",
 	};
 
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		const struct knob *knob = &knobs[i];
 		char before[64];
 
@@ -186,7 +186,7 @@ static void bad_values(void)
 			continue;
 		CHECK_GE(ksm_read(knob->name, before, sizeof(before)), 1);
 		before[strcspn(before, "\n")] = '\0';
-		for (size_t j = 0; j < ARRAY_LEN(nonsense); j++) {
+		for (size_t j = 0; j < ARRAY_SIZE(nonsense); j++) {
 			put(knob->name, nonsense[j], EINVAL);
 			check_value(knob->name, before);
 		}
@@ -194,13 +194,13 @@ static void bad_values(void)
 			put(knob->name, knob->bad[j], EINVAL);
 			check_value(knob->name, before);
 		}
-		for (size_t j = 0; j < ARRAY_LEN(trailing); j++) {
+		for (size_t j = 0; j < ARRAY_SIZE(trailing); j++) {
 			if (yes_no(knob))
 				break;
 			put(knob->name, trailing[j], EINVAL);
 			check_value(knob->name, before);
 		}
-		for (size_t j = 0; j < ARRAY_LEN(over); j++) {
+		for (size_t j = 0; j < ARRAY_SIZE(over); j++) {
 			if (yes_no(knob))
 				break;
 			put(knob->name, over[j], knob->overflow);
@@ -217,7 +217,7 @@ static void long_values(void)
 	static char huge[5000];
 
 	memset(huge, '1', sizeof(huge));
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		if (!is_there(&knobs[i]) || yes_no(&knobs[i]))
 			continue;
 		/* sysfs takes a page at most; whatever it says, no change. */
@@ -271,7 +271,7 @@ static void advisor(void)
 		"[none]", "1", "0", " none", "NONE", "\xff",
 	};
 
-	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
 		put("advisor_mode", wrong[i], EINVAL);
 		check_value("advisor_mode", "[none] scan-time");
 	}
@@ -317,7 +317,7 @@ static void only_root_writes(void)
 		char buf[64];
 
 		CHECK(!setgid(65534) && !setuid(65534));
-		for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
+		for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 			if (!is_there(&knobs[i]))
 				continue;
 			CHECK_GE(ksm_read(knobs[i].name, buf, sizeof(buf)), 1);
@@ -345,7 +345,7 @@ static void turned_all_at_once(void)
 		srand(child);
 		while (ksm_now() < end) {
 			const struct knob *knob =
-				&knobs[rand() % ARRAY_LEN(knobs)];
+				&knobs[rand() % ARRAY_SIZE(knobs)];
 			const char *value = knob->good[rand() % 4];
 			const char *mode = rand() % 2 ? "none" : "scan-time";
 
@@ -395,5 +395,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -95,7 +95,7 @@ static size_t count_zero(const char *area, size_t nr)
 	for (size_t i = 0; i < nr; i++) {
 		unsigned long at = pfn(area + i * PAGE_SIZE);
 
-		found += at && page_flags(at) & 1ULL << KPF_ZERO_PAGE;
+		found += at && page_flags(at) & BIT_ULL(KPF_ZERO_PAGE);
 	}
 	return found;
 }
@@ -176,7 +176,7 @@ static bool is_large(const char *addr)
 {
 	uint64_t flags = page_flags(pfn(addr));
 
-	return flags & (1ULL << KPF_COMPOUND_HEAD | 1ULL << KPF_COMPOUND_TAIL);
+	return flags & (BIT_ULL(KPF_COMPOUND_HEAD) | BIT_ULL(KPF_COMPOUND_TAIL));
 }
 
 static void large_folios(void)
@@ -184,7 +184,7 @@ static void large_folios(void)
 	static const int sizes[] = { 16, 64, 256 };
 	int tried = 0;
 
-	for (size_t s = 0; s < ARRAY_LEN(sizes); s++) {
+	for (size_t s = 0; s < ARRAY_SIZE(sizes); s++) {
 		size_t in_folio = sizes[s] * 1024 / PAGE_SIZE;
 		char path[128], *area, *plain;
 		uint64_t seed = 13000 + s * 1000;
@@ -277,9 +277,9 @@ static void against_khugepaged(void)
 		ksm_skip("no khugepaged");
 	area = collapsible(30000, merged, &other);
 	CHECK(!madvise(area, HUGE_SIZE, MADV_HUGEPAGE));
-	before = vmstat("thp_collapse_alloc");
+	before = vm_event("thp_collapse_alloc");
 	ksm_scan(2);
-	WAIT_FOR(vmstat("thp_collapse_alloc") > before);
+	WAIT_FOR(vm_event("thp_collapse_alloc") > before);
 	end = ksm_now() + 3;
 	for (size_t round = 0; ksm_now() < end; round++) {
 		VERIFY(area, HUGE_PAGES, 30000, HUGE_PAGES);
@@ -288,8 +288,8 @@ static void against_khugepaged(void)
 			  30000 + round % merged);
 	}
 	ksm_note("%ld collapses, %ld splits",
-		 vmstat("thp_collapse_alloc") - before,
-		 vmstat("thp_split_page"));
+		 vm_event("thp_collapse_alloc") - before,
+		 vm_event("thp_split_page"));
 	CHECK(!madvise(area, HUGE_SIZE, MADV_NOHUGEPAGE));
 	WAIT_FOR(count_ksm(area, HUGE_PAGES) == merged);
 	VERIFY(area, HUGE_PAGES, 30000, HUGE_PAGES);
@@ -311,5 +311,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

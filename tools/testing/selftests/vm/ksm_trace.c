@@ -35,7 +35,7 @@ static const struct event {
 	  " cpu percent " NUMBER },
 };
 
-static char tracing[64];
+static const char *tracing;
 
 static const char *trace_path(const char *file)
 {
@@ -47,10 +47,10 @@ static const char *trace_path(const char *file)
 
 static void need_tracing(void)
 {
-	strcpy(tracing, "/sys/kernel/tracing");
+	tracing = "/sys/kernel/tracing";
 	if (!access(trace_path("events"), F_OK))
 		return;
-	strcpy(tracing, OWN_TRACING);
+	tracing = OWN_TRACING;
 	mkdir(tracing, 0700);
 	if (access(trace_path("events"), F_OK) &&
 	    mount("none", tracing, "tracefs", 0, NULL))
@@ -86,7 +86,7 @@ static long count_lines(const struct event *event)
 static void start_tracing(void)
 {
 	need_tracing();
-	for (size_t i = 0; i < ARRAY_LEN(events); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
 		char path[64];
 
 		snprintf(path, sizeof(path), "events/ksm/%s/enable",
@@ -103,7 +103,7 @@ static void start_tracing(void)
 
 static void check_seen(const char *name, long least)
 {
-	for (size_t i = 0; i < ARRAY_LEN(events); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
 		if (!strcmp(events[i].name, name)) {
 			long found = count_lines(&events[i]);
 
@@ -197,5 +197,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

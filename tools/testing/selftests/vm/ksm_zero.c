@@ -19,7 +19,7 @@ static char *empty_pages(size_t nr)
 	if (before < 0)
 		before = ksm_get("ksm_zero_pages");
 	for (size_t i = 0; i < nr; i++)
-		((volatile char *)area)[i * PAGE_SIZE] = 0;
+		write_byte(area + i * PAGE_SIZE, 0);
 	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
 	return area;
 }
@@ -38,7 +38,7 @@ static bool on_zero_page(const char *addr)
 {
 	unsigned long at = pfn(addr);
 
-	return at && page_flags(at) & 1ULL << KPF_ZERO_PAGE;
+	return at && page_flags(at) & BIT_ULL(KPF_ZERO_PAGE);
 }
 
 static size_t count_zero(const char *area, size_t nr)
@@ -291,7 +291,7 @@ static void turned_off(void)
 }
 
 /* Collapsed to a huge page, the zero pages are gone. */
-static void collapsed(void)
+static void collapsed_away(void)
 {
 	char *area = map_huge(1);
 	long count;
@@ -301,7 +301,7 @@ static void collapsed(void)
 	CHECK(!madvise(area, HUGE_PAGES * PAGE_SIZE, MADV_NOHUGEPAGE));
 	for (size_t i = 0; i < HUGE_PAGES; i++)
 		if (i < NR)
-			((volatile char *)area)[i * PAGE_SIZE] = 0;
+			write_byte(area + i * PAGE_SIZE, 0);
 		else
 			fill_page(area + i * PAGE_SIZE, i);
 	ksm_set("use_zero_pages", 1);
@@ -330,10 +330,10 @@ static const struct ksm_test tests[] = {
 	{ "areas_not_forked", areas_not_forked },
 	{ "unmerged", unmerged },
 	{ "turned_off", turned_off },
-	{ "collapsed", collapsed },
+	{ "collapsed_away", collapsed_away },
 };
 
 int main(int argc, char **argv)
 {
-	return ksm_run_tests(argc, argv, tests, ARRAY_LEN(tests));
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

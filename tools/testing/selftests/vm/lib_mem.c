@@ -131,7 +131,7 @@ uint64_t pagemap_of(pid_t pid, const void *addr)
 }
 
 /* Kept open, as it is asked most; a child has a table of its own. */
-uint64_t pagemap(const void *addr)
+uint64_t pagemap_own(const void *addr)
 {
 	static pid_t owner;
 	static int fd;
@@ -157,7 +157,7 @@ unsigned long pfn_of(pid_t pid, const void *addr)
 
 unsigned long pfn(const void *addr)
 {
-	return pfn_in(pagemap(addr));
+	return pfn_in(pagemap_own(addr));
 }
 
 uint64_t page_flags(unsigned long pfn)
@@ -175,7 +175,7 @@ size_t count_swapped(const char *area, size_t nr)
 	size_t found = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		found += !!(pagemap(area + i * PAGE_SIZE) & PM_SWAPPED);
+		found += !!(pagemap_own(area + i * PAGE_SIZE) & PM_SWAPPED);
 	return found;
 }
 
@@ -273,7 +273,7 @@ bool smaps_flag(const void *addr, const char *flag)
 
 	if (!smaps_line(addr, "VmFlags", rest, sizeof(rest)))
 		return false;
-	for (word = strtok(rest, " \n"); word; word = strtok(NULL, " \n"))
+	for (word = strtok(rest, "\n "); word; word = strtok(NULL, "\n "))
 		if (!strcmp(word, flag))
 			return true;
 	return false;

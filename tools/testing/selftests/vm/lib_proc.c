@@ -83,7 +83,7 @@ static const char *cgroup_root(void)
 	while (!root[0] && fgets(line, sizeof(line), f))
 		if (sscanf(line, "%*s %127s %31s", at, type) == 2 &&
 		    !strcmp(type, "cgroup2"))
-			strcpy(root, at);
+			snprintf(root, sizeof(root), "%s", at);
 	fclose(f);
 	return root[0] ? root : NULL;
 }

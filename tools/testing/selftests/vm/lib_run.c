@@ -6,7 +6,6 @@
 #include <stdarg.h>
 #include <time.h>
 #include "ksm_lib.h"
-#include "kselftest.h"
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
 #define TEST_SECONDS	60
@@ -189,7 +188,7 @@ long file_field(const char *path, const char *field)
 	return value;
 }
 
-long vmstat(const char *field)
+long vm_event(const char *field)
 {
 	long value = file_field("/proc/vmstat", field);
 
@@ -241,7 +240,7 @@ void ksm_set(const char *knob, long value)
 
 const char *ksm_as_found(const char *knob)
 {
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		if (!strcmp(knobs[i].name, knob))
 			return knobs[i].found;
 	return NULL;
@@ -257,11 +256,12 @@ void ksm_scan(int passes)
 
 /*
  * A page is looked at, found unchanged in the next pass, and merged in that
- * one or the one after; the first pass counted may have begun before.
+ * one or the one after; the first pass counted may have begun before.  The
+ * others are for pages that somebody held for a moment.
  */
 void ksm_settle(void)
 {
-	ksm_scan(4);
+	ksm_scan(6);
 	ksm_set("run", 0);
 }
 
@@ -301,7 +301,7 @@ int knob_override(const char *path, const char *value)
 		err = read_value(path, o->value, sizeof(o->value));
 		if (err)
 			return err;
-		strcpy(o->path, path);
+		snprintf(o->path, sizeof(o->path), "%s", path);
 	}
 	return file_write(path, value, strlen(value));
 }
@@ -319,7 +319,7 @@ static void undo_overrides(void)
 
 static void save_knobs(void)
 {
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++)
 		read_value(knob_path(knobs[i].name), knobs[i].found,
 			   sizeof(knobs[i].found));
 }
@@ -328,7 +328,7 @@ static bool put_knobs(bool as_found)
 {
 	bool good = true;
 
-	for (size_t i = 0; i < ARRAY_LEN(knobs); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
 		struct knob *knob = &knobs[i];
 		const char *value = as_found ? knob->found : knob->start;
 		int err;
