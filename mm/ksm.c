@@ -152,14 +152,17 @@ again:
 		return NULL;
 	}
 	folio = pfn_folio(kpfn);
+	ksm_window();
 	if (READ_ONCE(folio->mapping) != mapping)
 		goto gone;
+	ksm_window();
 	if (!folio_try_get(folio)) {
 		rcu_read_unlock();
 		if (!ksm_wait_for_count(&tries, how))
 			return ERR_PTR(-EBUSY);
 		goto again;
 	}
+	ksm_window();
 	/* folio_try_get() is a full barrier: it was ours when we got it, or not */
 	if (READ_ONCE(folio->mapping) != mapping) {
 		folio_put(folio);
@@ -169,6 +172,7 @@ again:
 
 	if (how == KSM_GET_NOLOCK)
 		return folio;
+	ksm_window();
 	if (!folio_trylock(folio)) {
 		if (how == KSM_GET_TRYLOCK) {
 			folio_put(folio);
@@ -185,6 +189,7 @@ again:
 	goto again;
 
 gone:
+	ksm_window();
 	/* Pairs with the release of the old mapping in ksm_migrate_page() */
 	smp_rmb();
 	if (READ_ONCE(node->moves) != moves) {
@@ -224,8 +229,11 @@ void ksm_migrate_page(struct folio *to, struct folio *from)
 	 * other halves: whoever finds the new page finds its mapping set, and
 	 * whoever finds the old mapping cleared finds that there was a move.
 	 */
+	ksm_window();
 	smp_store_release(&node->kpfn, folio_pfn(to));
+	ksm_window();
 	smp_store_release(&node->moves, node->moves + 1);
+	ksm_window();
 	smp_store_release(&from->mapping, (void *)PAGE_MAPPING_KSM);
 
 	atomic_long_inc(&ksm_counters.migrated);

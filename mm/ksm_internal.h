@@ -28,16 +28,32 @@
 #ifndef __MM_KSM_INTERNAL_H
 #define __MM_KSM_INTERNAL_H
 
+#include <linux/delay.h>
 #include <linux/ksm.h>
 #include <linux/list.h>
 #include <linux/llist.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/oom.h>
+#include <linux/random.h>
 #include <linux/refcount.h>
 #include <linux/rhashtable-types.h>
 #include <linux/rwsem.h>
 #include <linux/xarray.h>
+
+/**
+ * ksm_window - a moment in which others may come by
+ *
+ * Between two steps of which the code claims that whatever happens meanwhile
+ * does no harm.  CONFIG_DEBUG_KSM_RACES makes it long, now and then.
+ *
+ * Context: any.
+ */
+static inline void ksm_window(void)
+{
+	if (IS_ENABLED(CONFIG_DEBUG_KSM_RACES) && !(get_random_u8() & 7))
+		udelay(20);
+}
 
 /* ------------------------------------------------------------------ knobs */
 

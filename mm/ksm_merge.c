@@ -182,6 +182,7 @@ static int ksm_protect(struct ksm_target *target)
 	if (!folio_test_lru(target->folio))
 		lru_add_drain();
 
+	ksm_window();
 	ksm_notify_start(target, &range);
 	ptep = ksm_lock_pte(target, &ptl);
 	if (ptep) {
@@ -225,6 +226,7 @@ static int ksm_replace(struct ksm_target *target, struct page *kpage)
 	spinlock_t *ptl;
 	pte_t *ptep;
 
+	ksm_window();
 	ksm_notify_start(target, &range);
 	ptep = ksm_lock_pte(target, &ptl);
 	if (!ptep)
@@ -423,6 +425,7 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 		goto out_target;
 
 	anon_vma = folio_anon_vma(target.folio);
+	ksm_window();
 	ksm_make_stable(target.folio, node);
 	folio_mark_accessed(target.folio);
 	/* Reclaim drops a clean page: this one is to be written out instead */

@@ -715,6 +715,7 @@ static void ksm_process_batch(struct ksm_batch *batch)
 
 	for (i = 0; i < batch->nr; i++) {
 		cond_resched();
+		ksm_window();
 		ksm_process_found(batch->kmm, &batch->found[i]);
 	}
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
