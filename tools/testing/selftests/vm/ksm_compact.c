@@ -53,36 +53,37 @@ static char *scattered(size_t nr, uint64_t seed)
 	return area;
 }
 
+static size_t count_pairs(const char *area, size_t nr)
+{
+	unsigned long *at = pfns(area, nr);
+	size_t pairs = 0;
+
+	for (size_t i = 0; i < nr; i += 2)
+		pairs += at[i] && at[i] == at[i + 1];
+	free(at);
+	return pairs;
+}
+
 static void check_scattered(const char *area, size_t nr, uint64_t seed)
 {
 	for (size_t i = 0; i < nr; i++)
 		if (!page_is(area + i * PAGE_SIZE, seed + i / 2))
 			FAIL("page %zu has lost its content", i);
-	/* kcompactd may have one of them in its hands just now. */
-	for (size_t i = 0; i < nr * PAGE_SIZE; i += 2 * PAGE_SIZE)
-		WAIT_FOR(pfn(area + i) &&
-			 pfn(area + i) == pfn(area + i + PAGE_SIZE));
+	/* kcompactd may have some of them in its hands just now. */
+	WAIT_FOR(count_pairs(area, nr) == nr / 2);
 	WAIT_FOR(count_ksm(area, nr) == nr);
 	CHECK_EQ(ksm_get("pages_shared"), nr / 2);
 	CHECK_EQ(ksm_get("pages_sharing"), nr / 2);
 }
 
-static unsigned long *places(const char *area, size_t nr)
-{
-	unsigned long *at = calloc(nr, sizeof(*at));
-
-	CHECK(at);
-	for (size_t i = 0; i < nr; i++)
-		at[i] = pfn(area + i * PAGE_SIZE);
-	return at;
-}
-
 static size_t count_moved(const char *area, size_t nr, const unsigned long *at)
 {
+	unsigned long *now = pfns(area, nr);
 	size_t moved = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		moved += pfn(area + i * PAGE_SIZE) != at[i];
+		moved += now[i] != at[i];
+	free(now);
 	return moved;
 }
 
@@ -125,7 +126,7 @@ static void on_order(void)
 		hog[i] = take(size[i], MADV_NOHUGEPAGE);
 	}
 	merge_pairs(area, nr);
-	at = places(area, nr);
+	at = pfns(area, nr);
 	for (size_t i = 0; i < parts; i++)
 		CHECK(!munmap(hog[i], size[i]));
 	if (!compact_all())
@@ -208,7 +209,7 @@ static void for_huge_pages(void)
 	if (free_bytes() > left + HUGE_SIZE)
 		take((free_bytes() - left) & -HUGE_SIZE, MADV_HUGEPAGE);
 	area = scattered(nr, 30000);
-	at = places(area, nr);
+	at = pfns(area, nr);
 	/* Take the huge pages that are there without doing anything. */
 	CHECK(!knob_override(defrag, "never"));
 	while (fault_huge(&room))

@@ -65,6 +65,7 @@ static void find_blocks(void)
 	struct dirent *entry;
 	DIR *d;
 
+	nr_blocks = 0;
 	snprintf(dir, sizeof(dir), "/sys/devices/system/node/node%d", node);
 	d = opendir(dir);
 	CHECK(d);
@@ -112,22 +113,15 @@ static void need_blocks(void)
 		ksm_skip("no removable memory on node %d", node);
 }
 
-static bool in_blocks(const char *addr)
-{
-	long block = pfn(addr) / block_pages();
-
-	for (int i = 0; i < nr_blocks; i++)
-		if (blocks[i] == block)
-			return true;
-	return false;
-}
-
 static size_t count_in_blocks(const char *area, size_t nr)
 {
+	unsigned long *at = pfns(area, nr), pages = block_pages();
 	size_t found = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		found += in_blocks(area + i * PAGE_SIZE);
+		for (int b = 0; b < nr_blocks; b++)
+			found += at[i] / pages == (unsigned long)blocks[b];
+	free(at);
 	return found;
 }
 
@@ -161,10 +155,12 @@ static char *area_there(size_t nr, uint64_t seed, size_t distinct)
 
 static void check_merged(char *area, size_t nr, uint64_t seed, size_t distinct)
 {
+	unsigned long *at = pfns(area, nr);
+
 	CHECK_EQ(count_ksm(area, nr), nr);
 	for (size_t i = distinct; i < nr; i++)
-		CHECK_EQ(pfn(area + i * PAGE_SIZE),
-			 pfn(area + i % distinct * PAGE_SIZE));
+		CHECK_EQ(at[i], at[i % distinct]);
+	free(at);
 	VERIFY(area, nr, seed, distinct);
 }
 
@@ -190,8 +186,8 @@ static void pages_move_out(void)
 	/* The index knows them: more of the same content joins. */
 	more = mergeable_area(distinct, 100, distinct);
 	ksm_settle();
-	for (size_t i = 0; i < distinct; i++)
-		CHECK_EQ(pfn(more + i * PAGE_SIZE), pfn(area + i * PAGE_SIZE));
+	CHECK_EQ(count_same(getpid(), more, getpid(), area, distinct),
+		 distinct);
 	CHECK_EQ(ksm_get("pages_shared"), distinct);
 	VERIFY(more, distinct, 100, distinct);
 
@@ -223,8 +219,8 @@ static void ksmd_at_rest(void)
 	check_merged(area, nr, 300, distinct);
 	more = mergeable_area(distinct, 300, distinct);
 	ksm_settle();
-	for (size_t i = 0; i < distinct; i++)
-		CHECK_EQ(pfn(more + i * PAGE_SIZE), pfn(area + i * PAGE_SIZE));
+	CHECK_EQ(count_same(getpid(), more, getpid(), area, distinct),
+		 distinct);
 	CHECK_EQ(ksm_get("pages_shared"), distinct);
 	VERIFY(more, distinct, 300, distinct);
 	ksm_set("run", 2);

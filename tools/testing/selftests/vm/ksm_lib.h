@@ -169,6 +169,12 @@ uint64_t pagemap_of(pid_t pid, const void *addr);
 uint64_t pagemap_own(const void *addr);
 unsigned long pfn_of(pid_t pid, const void *addr);	/* 0: not present */
 unsigned long pfn(const void *addr);
+/* Of every page of an area, at once; the caller frees them. */
+unsigned long *pfns_of(pid_t pid, const char *area, size_t nr);
+unsigned long *pfns(const char *area, size_t nr);
+/* How many pages of one are at the same place as those of the other. */
+size_t count_same(pid_t pid, const char *area, pid_t other_pid,
+		  const char *other, size_t nr);
 uint64_t page_flags(unsigned long pfn);
 long page_mapcount(unsigned long pfn);
 bool is_ksm(const void *addr);

@@ -49,14 +49,15 @@ static void groups_of_pages(void)
 {
 	const size_t nr = 256, distinct = 16;
 	char *area = mergeable_area(nr, 100, distinct);
+	unsigned long *at;
 
 	ksm_settle();
 	CHECK_EQ(ksm_get("pages_shared"), distinct);
 	CHECK_EQ(ksm_get("pages_sharing"), nr - distinct);
+	at = pfns(area, nr);
 	for (size_t i = 0; i < nr; i++)
 		for (size_t j = 0; j < distinct; j++)
-			CHECK_EQ(pfn(area + i * PAGE_SIZE) ==
-				 pfn(area + j * PAGE_SIZE), i % distinct == j);
+			CHECK_EQ(at[i] == at[j], i % distinct == j);
 	VERIFY(area, nr, 100, distinct);
 }
 
@@ -171,9 +172,8 @@ static void across_processes(void)
 	CHECK_EQ(ksm_get("pages_shared"), nr);
 	CHECK_EQ(ksm_get("pages_sharing"), nr * (peers - 1));
 	for (size_t p = 0; p < peers; p++)
-		for (size_t i = 0; i < nr; i++)
-			CHECK_EQ(pfn_of(peer[p].pid, area[p] + i * PAGE_SIZE),
-				 pfn_of(peer[0].pid, area[0] + i * PAGE_SIZE));
+		CHECK_EQ(count_same(peer[p].pid, area[p], peer[0].pid, area[0],
+				    nr), nr);
 	for (int step = 0; step < 2; step++) {
 		for (size_t p = 0; p < peers; p++)
 			peer_send(&peer[p], 0);

@@ -37,13 +37,9 @@ static void check_on(const char *area, int node)
 		CHECK_EQ(node_of(area + i * PAGE_SIZE), node);
 }
 
-static size_t count_same(const char *one, const char *other)
+static size_t count_common(const char *one, const char *other)
 {
-	size_t same = 0;
-
-	for (size_t i = 0; i < NR; i++)
-		same += pfn(one + i * PAGE_SIZE) == pfn(other + i * PAGE_SIZE);
-	return same;
+	return count_same(getpid(), one, getpid(), other, NR);
 }
 
 static void across(void)
@@ -54,7 +50,7 @@ static void across(void)
 	a = area_on(nodes[0], 100, NR);
 	b = area_on(nodes[1], 100, NR);
 	ksm_settle();
-	CHECK_EQ(count_same(a, b), NR);
+	CHECK_EQ(count_common(a, b), NR);
 	CHECK_EQ(ksm_get("pages_shared"), NR);
 	CHECK_EQ(ksm_get("pages_sharing"), NR);
 	VERIFY(a, NR, 100, NR);
@@ -72,7 +68,7 @@ static void apart(void)
 	ksm_settle();
 	CHECK_EQ(count_ksm(a, NR), NR);
 	CHECK_EQ(count_ksm(b, NR), NR);
-	CHECK_EQ(count_same(a, b), 0);
+	CHECK_EQ(count_common(a, b), 0);
 	check_on(a, nodes[0]);
 	check_on(b, nodes[1]);
 	CHECK_EQ(ksm_get("pages_shared"), 2 * distinct);
@@ -84,7 +80,7 @@ static void apart(void)
 	ksm_set("run", 2);
 	ksm_set("merge_across_nodes", 1);
 	ksm_settle();
-	CHECK_EQ(count_same(a, b), NR);
+	CHECK_EQ(count_common(a, b), NR);
 	CHECK_EQ(ksm_get("pages_shared"), distinct);
 	ksm_set("run", 2);
 	ksm_set("merge_across_nodes", 0);
@@ -110,7 +106,7 @@ static void no_partner_here(void)
 	/* It comes over. */
 	move_area(b, NR, nodes[0]);
 	ksm_settle();
-	CHECK_EQ(count_same(a, b), NR);
+	CHECK_EQ(count_common(a, b), NR);
 	CHECK_EQ(count_ksm(a, NR), NR);
 	check_on(a, nodes[0]);
 	VERIFY(a, NR, 300, NR);
@@ -133,8 +129,8 @@ static void moved_page_is_found(void)
 	here = area_on(nodes[0], 400, distinct);
 	there = area_on(nodes[1], 400, distinct);
 	ksm_settle();
-	CHECK_EQ(count_same(area, there), NR);
-	CHECK_EQ(count_same(area, here), 0);
+	CHECK_EQ(count_common(area, there), NR);
+	CHECK_EQ(count_common(area, here), 0);
 	CHECK_EQ(count_ksm(here, NR), NR);
 	check_on(here, nodes[0]);
 	check_on(there, nodes[1]);
@@ -158,11 +154,11 @@ static void collision_is_folded(void)
 	ksm_settle();
 	CHECK_EQ(ksm_get("pages_shared"), 2 * distinct);
 	move_area(a, NR, nodes[1]);
-	CHECK_EQ(count_same(a, b), 0);
+	CHECK_EQ(count_common(a, b), 0);
 	VERIFY(a, NR, 500, distinct);
 
 	ksm_set("run", 1);
-	WAIT_FOR(count_same(a, b) == NR &&
+	WAIT_FOR(count_common(a, b) == NR &&
 		 ksm_get("pages_shared") == (long)distinct);
 	ksm_set("run", 0);
 	CHECK_EQ(ksm_get("pages_sharing"), 2 * NR - distinct);
@@ -208,7 +204,7 @@ static void moved_while_scanned(void)
 	WAIT_FOR(count_ksm(a, NR) == NR && count_ksm(b, NR) == NR);
 	check_on(a, nodes[0]);
 	check_on(b, nodes[1]);
-	CHECK_EQ(count_same(a, b), 0);
+	CHECK_EQ(count_common(a, b), 0);
 	VERIFY(a, NR, 700, distinct);
 	VERIFY(b, NR, 700, distinct);
 	ksm_set("run", 1);

@@ -41,9 +41,7 @@ static char *merged_pairs(uint64_t seed, char **second)
 
 static void same_pages(char *area, pid_t pid, char *theirs)
 {
-	for (size_t i = 0; i < NR; i++)
-		CHECK_EQ(pfn(area + i * PAGE_SIZE),
-			 pfn_of(pid, theirs + i * PAGE_SIZE));
+	CHECK_EQ(count_same(getpid(), area, pid, theirs, NR), NR);
 }
 
 struct family {

@@ -8,22 +8,21 @@
 /* How many different pages these mappings are of, none with more sharers. */
 static size_t count_pages(const char *area, size_t nr, size_t max_sharers)
 {
+	unsigned long *at = pfns(area, nr);
 	size_t different = 0;
 
 	for (size_t i = 0; i < nr; i++) {
-		unsigned long at = pfn(area + i * PAGE_SIZE);
 		size_t before = 0, sharers = 0;
 
 		for (size_t j = 0; j < nr; j++) {
-			bool same = pfn(area + j * PAGE_SIZE) == at;
-
-			sharers += same;
-			before += same && j < i;
+			sharers += at[j] == at[i];
+			before += at[j] == at[i] && j < i;
 		}
-		CHECK_EQ(page_mapcount(at), sharers);
+		CHECK_EQ(page_mapcount(at[i]), sharers);
 		CHECK_GE(max_sharers, sharers);
 		different += !before;
 	}
+	free(at);
 	return different;
 }
 

@@ -160,6 +160,53 @@ unsigned long pfn(const void *addr)
 	return pfn_in(pagemap_own(addr));
 }
 
+static uint64_t *entries_of(pid_t pid, const char *area, size_t nr)
+{
+	size_t size = nr * sizeof(uint64_t);
+	uint64_t *entry = malloc(size);
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	fd = open_table(path);
+	CHECK(entry);
+	CHECK(pread(fd, entry, size, (unsigned long)area / PAGE_SIZE *
+		    sizeof(*entry)) == (ssize_t)size);
+	close(fd);
+	return entry;
+}
+
+unsigned long *pfns_of(pid_t pid, const char *area, size_t nr)
+{
+	uint64_t *entry = entries_of(pid, area, nr);
+	unsigned long *at = calloc(nr, sizeof(*at));
+
+	CHECK(at);
+	for (size_t i = 0; i < nr; i++)
+		at[i] = pfn_in(entry[i]);
+	free(entry);
+	return at;
+}
+
+unsigned long *pfns(const char *area, size_t nr)
+{
+	return pfns_of(getpid(), area, nr);
+}
+
+size_t count_same(pid_t pid, const char *area, pid_t other_pid,
+		  const char *other, size_t nr)
+{
+	unsigned long *one = pfns_of(pid, area, nr);
+	unsigned long *two = pfns_of(other_pid, other, nr);
+	size_t same = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		same += one[i] && one[i] == two[i];
+	free(one);
+	free(two);
+	return same;
+}
+
 uint64_t page_flags(unsigned long pfn)
 {
 	return read_entry("/proc/kpageflags", pfn);
@@ -172,10 +219,12 @@ long page_mapcount(unsigned long pfn)
 
 size_t count_swapped(const char *area, size_t nr)
 {
+	uint64_t *entry = entries_of(getpid(), area, nr);
 	size_t found = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		found += !!(pagemap_own(area + i * PAGE_SIZE) & PM_SWAPPED);
+		found += !!(entry[i] & PM_SWAPPED);
+	free(entry);
 	return found;
 }
 
