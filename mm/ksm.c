@@ -394,23 +394,19 @@ void ksm_link_mapping(struct ksm_mapping *mapping,
 /**
  * ksm_move_mapping - a mapping has gone from one KSM page to another
  * @mapping: its record
+ * @folio: the old page
  * @node: the new page's node
  *
  * Context: both pages locked.
  */
-void ksm_move_mapping(struct ksm_mapping *mapping, struct ksm_stable_node *node)
+void ksm_move_mapping(struct ksm_mapping *mapping, struct folio *folio,
+		      struct ksm_stable_node *node)
 {
 	struct ksm_stable_node *old = mapping->node;
 
-	ksm_unlist_mapping(mapping, pfn_folio(old->kpfn));
+	ksm_unlist_mapping(mapping, folio);
 	ksm_list_mapping(mapping, node);
 	ksm_put_node(old);
-}
-
-/* Would mappings be lost if one record went?  The page is locked. */
-static bool ksm_record_needed(struct folio *folio, struct ksm_stable_node *node)
-{
-	return folio_mapcount(folio) >= node->nr_mappings;
 }
 
 /**
@@ -430,7 +426,8 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 
 	if (IS_ERR(folio))
 		return false;
-	if (folio && drop != KSM_DROP_ALL && ksm_record_needed(folio, node)) {
+	if (folio && drop != KSM_DROP_ALL &&
+	    ksm_mapping_needed(mapping, folio, NULL)) {
 		folio_unlock(folio);
 		folio_put(folio);
 		return false;
@@ -498,7 +495,7 @@ int ksm_lock_unshared(void)
 {
 	if (down_write_killable(&ksm_control_lock))
 		return -EINTR;
-	ksm_reap(ULONG_MAX);
+	ksm_reap(KSM_REAP_OLD);
 	ksm_index_for_each(ksm_retire_unmapped);
 	if (ksm_index_empty())
 		return 0;
@@ -528,6 +525,7 @@ int ksm_set_run(unsigned int run)
 		/* Who knows how long they would wait for their pass to end */
 		ksm_index_end_pass();
 		if (run == KSM_UNMERGE) {
+			ksm_abandon_pass();
 			set_current_oom_origin();
 			err = ksm_unmerge_all();
 			clear_current_oom_origin();
@@ -535,9 +533,9 @@ int ksm_set_run(unsigned int run)
 		if (err) {
 			WRITE_ONCE(ksm_knobs.run, KSM_STOP);
 		} else if (run == KSM_UNMERGE) {
-			ksm_reap(ULONG_MAX);
+			ksm_reap(KSM_REAP_ALL);
 			ksm_index_for_each(ksm_retire_unmapped);
-			ksm_abandon_pass();
+			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
 	}
 	up_write(&ksm_control_lock);

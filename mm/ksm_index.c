@@ -286,47 +286,7 @@ static void ksm_refile_moved(void)
 	}
 }
 
-static bool ksm_node_has_room(struct ksm_stable_node *node)
-{
-	return READ_ONCE(node->nr_mappings) <
-	       READ_ONCE(ksm_knobs.max_page_sharing);
-}
-
-/**
- * ksm_index_find - a KSM page with room that looks like this one
- * @key: of the page
- *
- * Context: may sleep.
- * Return: a node with a reference, NULL if there is none.  Its page may be
- * gone, locked, of other content or full by the time it is looked at.
- */
-struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
-{
-	struct ksm_stable_node *first, *node, *found = NULL;
-	int looks = KSM_SEARCH_MAX;
-
-	ksm_refile_moved();
-	/* Nearly always there is none: see that without the lock */
-	if (!ksm_first_node(key))
-		return NULL;
-
-	spin_lock(&ksm_index_lock);
-	node = first = ksm_first_node(key);
-	while (node && looks--) {
-		if (ksm_node_has_room(node) && !node->folding) {
-			refcount_inc(&node->refs);
-			found = node;
-			break;
-		}
-		node = list_next_entry(node, siblings);
-		if (node == first)
-			break;
-	}
-	spin_unlock(&ksm_index_lock);
-	return found;
-}
-
-/* ---------------------------------------------------------------------- folding */
+/* ----------------------------------------------------------- folding and searching */
 
 /*
  * Several KSM pages of one content come from max_page_sharing and from
@@ -334,32 +294,87 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
  * pages, those with the fewest are given up, mapping by mapping, as ksmd
  * comes by.
  */
-#define KSM_FOLD_MAX	1024	/* nodes of a key that are looked at */
+#define KSM_FOLD_NODES	1024	/* of a key, that are looked at */
+#define KSM_FOLD_TURNS	64	/* in which one of them is picked */
+
+/* The number of this pass. */
+static unsigned int ksm_pass;
+
+/**
+ * ksm_folding - are a page's mappings to be moved to others in this pass?
+ * @node: the page's
+ */
+bool ksm_folding(const struct ksm_stable_node *node)
+{
+	return READ_ONCE(node->fold_pass) == READ_ONCE(ksm_pass);
+}
+
+static bool ksm_node_has_room(struct ksm_stable_node *node)
+{
+	return READ_ONCE(node->nr_mappings) <
+	       READ_ONCE(ksm_knobs.max_page_sharing);
+}
+
+/*
+ * Of the nodes that are to be folded or are not: the one with the fewest
+ * mappings, or with the most.
+ */
+static struct ksm_stable_node *ksm_pick(struct ksm_stable_node *first,
+					bool folding, bool fewest)
+{
+	struct ksm_stable_node *node = first, *picked = NULL;
+	int looks = KSM_FOLD_NODES;
+
+	do {
+		if (node->nr_mappings && ksm_folding(node) == folding &&
+		    (!picked || (fewest ?
+				 node->nr_mappings < picked->nr_mappings :
+				 node->nr_mappings > picked->nr_mappings)))
+			picked = node;
+		node = list_next_entry(node, siblings);
+	} while (node != first && --looks);
+	return picked;
+}
+
+static void ksm_mark_fold(struct ksm_stable_node *node, bool fold)
+{
+	/* Mappings come and go meanwhile: there may be none left to pick */
+	if (node)
+		WRITE_ONCE(node->fold_pass, fold ? ksm_pass : 0);
+}
 
 /* Decide for the nodes of one key.  Index lock held. */
 static void ksm_plan_fold(struct ksm_stable_node *first)
 {
-	unsigned int max = ksm_knobs.max_page_sharing;
-	struct ksm_stable_node *node, *least;
-	unsigned long mappings = first->nr_mappings, nodes = 1;
+	unsigned long mappings = 0, nodes = 0, keep, turns;
+	struct ksm_stable_node *node = first;
+	int looks = KSM_FOLD_NODES;
 
-	first->folding = false;
-	list_for_each_entry(node, &first->siblings, siblings) {
-		node->folding = false;
-		if (++nodes > KSM_FOLD_MAX)
-			return;
+	do {
 		mappings += node->nr_mappings;
+		nodes += !!node->nr_mappings;
+		node = list_next_entry(node, siblings);
+	} while (node != first && --looks);
+
+	keep = DIV_ROUND_UP(mappings, ksm_knobs.max_page_sharing);
+	if (nodes <= keep)
+		return;
+	if (keep > KSM_FOLD_TURNS) {
+		/* Give up those with the fewest, more of them in later passes */
+		for (turns = min(nodes - keep, KSM_FOLD_TURNS); turns; turns--)
+			ksm_mark_fold(ksm_pick(first, false, true), true);
+		return;
 	}
-	for (; nodes > DIV_ROUND_UP(mappings, max); nodes--) {
-		least = first->folding || !first->nr_mappings ? NULL : first;
-		list_for_each_entry(node, &first->siblings, siblings)
-			if (!node->folding && node->nr_mappings && (!least ||
-			    node->nr_mappings < least->nr_mappings))
-				least = node;
-		if (!least)
-			return;
-		WRITE_ONCE(least->folding, true);
-	}
+	/* Give up all but those with the most */
+	node = first;
+	looks = KSM_FOLD_NODES;
+	do {
+		if (node->nr_mappings)
+			ksm_mark_fold(node, true);
+		node = list_next_entry(node, siblings);
+	} while (node != first && --looks);
+	while (keep--)
+		ksm_mark_fold(ksm_pick(first, true, false), false);
 }
 
 static void ksm_plan_fold_at(struct ksm_stable_node *node)
@@ -383,6 +398,40 @@ void ksm_index_plan_folds(void)
 }
 
 /**
+ * ksm_index_find - a KSM page with room that looks like this one
+ * @key: of the page
+ *
+ * Context: may sleep.
+ * Return: a node with a reference, NULL if there is none.  Its page may be
+ * gone, locked, of other content or full by the time it is looked at.
+ */
+struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
+{
+	struct ksm_stable_node *first, *node, *found = NULL;
+	int looks = KSM_SEARCH_MAX;
+
+	ksm_refile_moved();
+	/* Nearly always there is none: see that without the lock */
+	if (!ksm_first_node(key))
+		return NULL;
+
+	spin_lock(&ksm_index_lock);
+	node = first = ksm_first_node(key);
+	while (node && looks--) {
+		if (ksm_node_has_room(node) && !ksm_folding(node)) {
+			refcount_inc(&node->refs);
+			found = node;
+			break;
+		}
+		node = list_next_entry(node, siblings);
+		if (node == first)
+			break;
+	}
+	spin_unlock(&ksm_index_lock);
+	return found;
+}
+
+/**
  * ksm_index_find_fold - to which page may a mapping of this one be moved?
  * @node: that is folding
  *
@@ -393,13 +442,17 @@ void ksm_index_plan_folds(void)
 struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node)
 {
 	struct ksm_stable_node *other, *found = NULL;
+	int looks = KSM_FOLD_NODES;
 
 	ksm_refile_moved();
 	spin_lock(&ksm_index_lock);
-	list_for_each_entry(other, &node->siblings, siblings)
-		if (!other->folding && ksm_node_has_room(other) &&
+	list_for_each_entry(other, &node->siblings, siblings) {
+		if (!looks--)
+			break;
+		if (!ksm_folding(other) && ksm_node_has_room(other) &&
 		    (!found || other->nr_mappings > found->nr_mappings))
 			found = other;
+	}
 	if (found)
 		refcount_inc(&found->refs);
 	spin_unlock(&ksm_index_lock);
@@ -467,7 +520,6 @@ struct ksm_filter {
 
 /* That of this pass and that of the last one, by the number of the pass. */
 static struct ksm_filter ksm_filters[2];
-static unsigned int ksm_pass;
 
 static unsigned long ksm_filter_bytes(const struct ksm_filter *filter)
 {

@@ -161,8 +161,8 @@ struct ksm_key {
  * @lock: guards @mappings and @nr_mappings
  * @nr_mappings: how many records @mappings holds; read without a lock where
  *	a wrong guess costs no more than a second look
- * @folding: the page's mappings are to be moved to others of its content;
- *	decided once a pass, read without a lock
+ * @fold_pass: the pass in which the page's mappings are to be moved to others
+ *	of its content; see ksm_folding()
  * @mappings: records of the page's mappings.  Changed with @lock held and,
  *	while the page exists, with the page locked as well: so holding either
  *	of them keeps the list still
@@ -181,7 +181,7 @@ struct ksm_stable_node {
 	struct ksm_key key;
 	bool filed;
 	bool first;
-	bool folding;
+	unsigned int fold_pass;
 	refcount_t refs;
 	spinlock_t lock;
 	unsigned int nr_mappings;
@@ -240,7 +240,7 @@ struct ksm_chunk {
  * @scan_addr: where scanning goes on
  * @seen_mergeable: this pass has met a mergeable area
  * @sweep: the last sweep over all mms that has been here.  ksm_mm_lock.
- * @last_pass: after this pass the mm, which has exited, is not needed any more
+ * @lingers: the mm has exited, and left records that others need
  * @metadata: bytes of @chunks and of the records they point to; written
  *	under @lock, read without
  */
@@ -255,7 +255,7 @@ struct ksm_mm {
 	unsigned long scan_addr;
 	bool seen_mergeable;
 	unsigned long sweep;
-	unsigned long last_pass;
+	bool lingers;
 	long metadata;
 };
 
@@ -270,13 +270,10 @@ enum ksm_get {
 
 /**
  * enum ksm_drop - which records of mappings may be dropped, and at what cost
- * @KSM_DROP_TRY: those that are not needed any more, if the page can be
- *	locked at once
+ * @KSM_DROP_TRY: those that are not needed any more (ksm_mapping_needed()), if
+ *	the page can be locked at once
  * @KSM_DROP_UNNEEDED: those that are not needed any more
  * @KSM_DROP_ALL: all of them
- *
- * A record is needed while the page has mappings without one: forked from
- * this one's, they are found through its anon_vma until they are scanned.
  */
 enum ksm_drop {
 	KSM_DROP_TRY,
@@ -294,7 +291,7 @@ void ksm_free_mapping(struct ksm_mapping *mapping);
 void ksm_link_mapping(struct ksm_mapping *mapping,
 		      struct ksm_stable_node *node,
 		      struct anon_vma *anon_vma, pgoff_t pgoff);
-void ksm_move_mapping(struct ksm_mapping *mapping,
+void ksm_move_mapping(struct ksm_mapping *mapping, struct folio *folio,
 		      struct ksm_stable_node *node);
 bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop);
 void ksm_prune(void);
@@ -314,6 +311,7 @@ void ksm_unregister(struct ksm_mm *kmm);
 void ksm_take_dead_mms(struct list_head *dead);
 void ksm_return_dead_mms(struct list_head *dead);
 bool ksm_have_mm(void);
+bool ksm_mm_torn_down(struct mm_struct *mm);
 unsigned long ksm_registered_pages(void);
 void ksm_get_mm(struct ksm_mm *kmm);
 void ksm_put_mm(struct ksm_mm *kmm);
@@ -325,7 +323,20 @@ struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
 int ksm_scan_init(void);
 void ksm_wake(void);
 void ksm_abandon_pass(void);
-bool ksm_reap(unsigned long pass);
+
+/**
+ * enum ksm_reap - of which mms that have exited is something to be dropped
+ * @KSM_REAP_NEW: of those that have exited lately
+ * @KSM_REAP_OLD: also of those that had left what others needed
+ * @KSM_REAP_ALL: of all, and everything
+ */
+enum ksm_reap {
+	KSM_REAP_NEW,
+	KSM_REAP_OLD,
+	KSM_REAP_ALL,
+};
+
+void ksm_reap(enum ksm_reap which);
 void ksm_reap_later(void);
 u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create);
 struct ksm_mapping *ksm_word_mapping(u64 word);
@@ -362,6 +373,7 @@ bool ksm_index_remove(struct ksm_stable_node *node);
 struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
 struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node);
 void ksm_index_plan_folds(void);
+bool ksm_folding(const struct ksm_stable_node *node);
 void ksm_index_moved(struct ksm_stable_node *node);
 bool ksm_index_empty(void);
 void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node));
@@ -386,6 +398,13 @@ int ksm_break(struct vm_area_struct *vma, unsigned long start,
 	      unsigned long end, bool lock_vma);
 void ksm_break_spot(const struct ksm_spot *spot);
 int ksm_unmerge_all(void);
+
+/* ------------------------------------------- ksm_rmap.c: the mappings */
+
+bool ksm_mapping_fits(const struct ksm_mapping *mapping,
+		      struct vm_area_struct *vma, unsigned long addr);
+bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
+			const struct vm_area_struct *except);
 
 /* ----------------------------------------------------- ksm_advisor.c */
 

@@ -71,12 +71,13 @@ static void ksm_put_target(struct ksm_target *target)
 }
 
 /*
- * Lock the page at an address.  If it is part of a large folio, that is split
- * now that there is something to gain: the reference that we hold goes with
- * the page, and is the only one that a split allows.
+ * Lock the page at an address, which must be a KSM page, or must not.  If it
+ * is part of a large folio, that is split now that there is something to gain:
+ * the reference that we hold goes with the page, and is the only one that a
+ * split allows.
  */
 static int ksm_get_target(struct ksm_target *target, struct mm_struct *mm,
-			  unsigned long addr)
+			  unsigned long addr, bool ksm)
 {
 	struct page *page;
 
@@ -91,6 +92,10 @@ static int ksm_get_target(struct ksm_target *target, struct mm_struct *mm,
 	if (!folio_trylock(target->folio)) {
 		folio_put(target->folio);
 		return -EAGAIN;
+	}
+	if (folio_test_ksm(target->folio) != ksm) {
+		ksm_put_target(target);
+		return -EEXIST;
 	}
 	if (folio_test_large(target->folio) && split_huge_page(page)) {
 		ksm_put_target(target);
@@ -338,12 +343,9 @@ int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
 	err = -ENOSPC;
 	if (node->nr_mappings >= ksm_knobs.max_page_sharing)
 		goto out_kfolio;
-	err = ksm_get_target(&target, mm, spot->addr);
+	err = ksm_get_target(&target, mm, spot->addr, false);
 	if (err)
 		goto out_kfolio;
-	err = -EEXIST;
-	if (folio_test_ksm(target.folio))
-		goto out_target;
 	err = -EAGAIN;
 	if (!ksm_may_meet(target.folio, kfolio))
 		goto out_target;
@@ -408,11 +410,11 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 		goto out_free;
 
 	mmap_read_lock(mm);
-	err = ksm_get_target(&target, mm, spot->addr);
+	err = ksm_get_target(&target, mm, spot->addr, false);
 	if (err)
 		goto out_mmap;
 	err = -EAGAIN;
-	if (folio_pfn(target.folio) == other_pfn || folio_test_ksm(target.folio))
+	if (folio_pfn(target.folio) == other_pfn)
 		goto out_target;
 	err = ksm_protect(&target);
 	if (err)
@@ -467,7 +469,7 @@ int ksm_merge_zero(const struct ksm_spot *spot)
 	err = -EFAULT;
 	if (mm_forbids_zeropage(mm))
 		goto out_mmap;
-	err = ksm_get_target(&target, mm, spot->addr);
+	err = ksm_get_target(&target, mm, spot->addr, false);
 	if (err)
 		goto out_mmap;
 	err = ksm_protect(&target);
@@ -539,14 +541,15 @@ static void ksm_fold_into(struct ksm_target *target,
 		return;
 	if (!ksm_may_meet(target->folio, kfolio))
 		return;
-	/* Forks without a record may be found through this one only */
-	if (folio_mapcount(target->folio) > old->nr_mappings)
+	/* The record goes with this mapping, and must not leave others behind */
+	if (!ksm_mapping_fits(mapping, target->vma, target->addr) ||
+	    ksm_mapping_needed(mapping, target->folio, target->vma))
 		return;
 	if (ksm_protect(target) ||
 	    !pages_identical(&target->folio->page, &kfolio->page))
 		return;
 	if (!ksm_replace(target, &kfolio->page))
-		ksm_move_mapping(mapping, node);
+		ksm_move_mapping(mapping, target->folio, node);
 }
 
 /**
@@ -570,7 +573,7 @@ void ksm_fold(const struct ksm_spot *spot)
 	mmap_read_lock(mm);
 	kfolio = ksm_get_kfolio(node);
 	if (!IS_ERR(kfolio)) {
-		if (!ksm_get_target(&target, mm, spot->addr)) {
+		if (!ksm_get_target(&target, mm, spot->addr, true)) {
 			ksm_fold_into(&target, mapping, kfolio, node);
 			ksm_put_target(&target);
 		}
@@ -746,7 +749,6 @@ int ksm_unmerge_all(void)
 	struct ksm_mm *kmm;
 	int err;
 
-	ksm_cursor_reset();
 	ksm_sweep_mms();
 	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
 		mutex_lock(&kmm->lock);

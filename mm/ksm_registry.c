@@ -132,8 +132,8 @@ int __ksm_enter(struct mm_struct *mm)
  */
 void __ksm_exit(struct mm_struct *mm)
 {
+	bool untouched = false, dead;
 	struct ksm_mm *kmm;
-	bool untouched = false;
 
 	spin_lock(&ksm_mm_lock);
 	kmm = rhashtable_lookup_fast(&ksm_mm_table, &mm, ksm_mm_params);
@@ -145,6 +145,7 @@ void __ksm_exit(struct mm_struct *mm)
 		if (!untouched)
 			list_add_tail(&kmm->link, &ksm_dead_list);
 	}
+	dead = !list_empty(&ksm_dead_list);
 	spin_unlock(&ksm_mm_lock);
 
 	if (untouched) {
@@ -156,8 +157,10 @@ void __ksm_exit(struct mm_struct *mm)
 			mmap_write_lock(mm);
 			mmap_write_unlock(mm);
 		}
-		ksm_reap_later();
 	}
+	/* Perhaps what the dead have left was needed for this one */
+	if (dead)
+		ksm_reap_later();
 	trace_ksm_exit(mm);
 }
 
@@ -349,6 +352,16 @@ bool ksm_mm_dying(struct mm_struct *mm)
 {
 	return !atomic_read(&mm->mm_users) ||
 	       test_bit(MMF_UNSTABLE, &mm->flags);
+}
+
+/**
+ * ksm_mm_torn_down - are the page tables of a dying mm gone?
+ * @mm: pinned by the caller
+ */
+bool ksm_mm_torn_down(struct mm_struct *mm)
+{
+	/* The last thing that exit_mmap() does is to forget the areas */
+	return mtree_empty(&mm->mm_mt);
 }
 
 /**

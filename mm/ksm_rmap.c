@@ -83,6 +83,99 @@ void rmap_walk_ksm(struct folio *kfolio, struct rmap_walk_control *control)
 	}
 }
 
+/**
+ * ksm_mapping_fits - is a record that of a mapping?
+ * @mapping: the record
+ * @vma: the area, which may have been moved since the record was made
+ * @addr: the mapping's address in it
+ *
+ * Context: mmap_lock held.
+ */
+bool ksm_mapping_fits(const struct ksm_mapping *mapping,
+		      struct vm_area_struct *vma, unsigned long addr)
+{
+	return mapping->pgoff == linear_page_index(vma, addr) &&
+	       mapping->anon_vma->root == vma->anon_vma->root;
+}
+
+/* Does a record lead to an area that has its offset?  Its root is locked. */
+static bool ksm_leads_to(struct ksm_mapping *mapping,
+			 struct vm_area_struct *vma)
+{
+	struct anon_vma_chain *avc;
+
+	if (mapping->anon_vma == vma->anon_vma)
+		return true;
+	anon_vma_interval_tree_foreach(avc, &mapping->anon_vma->rb_root,
+				       mapping->pgoff, mapping->pgoff)
+		if (avc->vma == vma)
+			return true;
+	return false;
+}
+
+/* Is there another record that leads to an area? */
+static bool ksm_found_otherwise(struct ksm_mapping *mapping,
+				struct vm_area_struct *vma)
+{
+	struct ksm_mapping *other;
+
+	hlist_for_each_entry(other, &mapping->node->mappings, link)
+		if (other != mapping && other->pgoff == mapping->pgoff &&
+		    other->anon_vma->root == mapping->anon_vma->root &&
+		    ksm_leads_to(other, vma))
+			return true;
+	return false;
+}
+
+static bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
+		     unsigned long addr)
+{
+	DEFINE_FOLIO_VMA_WALK(walk, kfolio, vma, addr, 0);
+
+	if (!page_vma_mapped_walk(&walk))
+		return false;
+	page_vma_mapped_walk_done(&walk);
+	return true;
+}
+
+/**
+ * ksm_mapping_needed - would a mapping be lost without a record?
+ * @mapping: the record
+ * @kfolio: the KSM page
+ * @except: area whose mapping does not count, may be NULL
+ *
+ * A child that fork has made, and that has not been scanned yet, is found only
+ * through the record of its parent, even if that has given up the page or
+ * exited.
+ *
+ * Context: @kfolio locked; may sleep.
+ */
+bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
+			const struct vm_area_struct *except)
+{
+	struct anon_vma *anon_vma = mapping->anon_vma;
+	struct anon_vma_chain *avc;
+	bool needed = false;
+
+	if (!folio_mapped(kfolio))
+		return false;
+	anon_vma_lock_read(anon_vma);
+	anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root, mapping->pgoff,
+				       mapping->pgoff) {
+		struct vm_area_struct *vma = avc->vma;
+
+		cond_resched();
+		if (vma != except && ksm_maps(kfolio, vma,
+					      vma_address(vma, mapping->pgoff, 1)) &&
+		    !ksm_found_otherwise(mapping, vma)) {
+			needed = true;
+			break;
+		}
+	}
+	anon_vma_unlock_read(anon_vma);
+	return needed;
+}
+
 #ifdef CONFIG_MEMORY_FAILURE
 /* The threads to be told of an error that a process sees through one record. */
 static void ksm_collect_victims(struct ksm_mapping *mapping, struct page *kpage,

@@ -323,7 +323,8 @@ static bool ksm_skip_page(u64 *word)
 }
 
 /* A present page, under the page table lock. */
-static void ksm_collect_page(struct ksm_batch *batch, struct page *page,
+static void ksm_collect_page(struct ksm_batch *batch,
+			     struct vm_area_struct *vma, struct page *page,
 			     unsigned long addr, u64 *word)
 {
 	struct folio *folio = page ? page_folio(page) : NULL;
@@ -341,9 +342,10 @@ static void ksm_collect_page(struct ksm_batch *batch, struct page *page,
 	if (folio_test_ksm(folio)) {
 		batch->scanned++;
 		mapping = word ? ksm_word_mapping(*word) : NULL;
-		if (!mapping || mapping->node != folio_stable_node(folio))
+		if (!mapping || mapping->node != folio_stable_node(folio) ||
+		    !ksm_mapping_fits(mapping, vma, addr))
 			ksm_found(batch, KSM_FOUND_KSM, addr);
-		else if (READ_ONCE(mapping->node->folding))
+		else if (ksm_folding(mapping->node))
 			ksm_found(batch, KSM_FOUND_FOLD, addr);
 		return;
 	}
@@ -403,8 +405,8 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 	page = vm_normal_page_pmd(vma, addr & PMD_MASK, pmd);
 	for (; addr < end && !ksm_batch_full(batch); addr += PAGE_SIZE) {
 		batch->entries++;
-		ksm_collect_page(batch, page ? page + ((addr & ~PMD_MASK) >>
-						       PAGE_SHIFT) : NULL,
+		ksm_collect_page(batch, vma, page ? page +
+				 ((addr & ~PMD_MASK) >> PAGE_SHIFT) : NULL,
 				 addr, ksm_word(batch->kmm, addr, false));
 	}
 	end = addr;
@@ -434,8 +436,9 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 
 		batch->entries++;
 		if (pte_present(pte))
-			ksm_collect_page(batch, vm_normal_page(vma, addr, pte),
-					 addr, word);
+			ksm_collect_page(batch, vma,
+					 vm_normal_page(vma, addr, pte), addr,
+					 word);
 		else
 			ksm_collect_nothing(batch, pte, addr, word);
 		if (word)
@@ -725,65 +728,57 @@ static void ksm_process_batch(struct ksm_batch *batch)
 static struct ksm_batch *ksm_batch;
 static unsigned long ksm_last_prune;
 static bool ksm_in_pass;
-static unsigned long ksm_pass_number;
 
 /* ------------------------------------------------------------ mms that have exited */
 
-/* Are the page tables of a dead mm gone yet?  See exit_mmap(). */
-static bool ksm_torn_down(struct mm_struct *mm)
+/* Drop what is left of one mm.  Returns whether that was all. */
+static bool ksm_reap_mm(struct ksm_mm *kmm, enum ksm_drop drop)
 {
-	return test_bit(MMF_OOM_SKIP, &mm->flags) || !READ_ONCE(mm->map_count);
+	mutex_lock(&kmm->lock);
+	ksm_forget(kmm, 0, ULONG_MAX, drop);
+	mutex_unlock(&kmm->lock);
+	cond_resched();
+	return xa_empty(&kmm->chunks);
 }
 
 /**
  * ksm_reap - drop what is remembered of mms that have exited
- * @pass: number of the pass that has just ended, 0 in between, ULONG_MAX to
- *	drop everything
+ * @which: of which, and what
  *
- * Most of it can go at once.  But children may map KSM pages that are found
- * through their parent's records only, until they are scanned themselves, as
- * they have been after a pass that began when the parent was dead.
- *
- * Context: may sleep; ksm_control_lock held.
- * Return: false if some mm is not torn down yet, and may leave more.
+ * Context: may sleep; ksm_control_lock held, for write with KSM_REAP_ALL.
  */
-bool ksm_reap(unsigned long pass)
+void ksm_reap(enum ksm_reap which)
 {
 	struct ksm_mm *kmm, *next;
-	enum ksm_drop drop;
-	bool done = true;
+	bool again = false;
 	LIST_HEAD(dead);
 
 	ksm_take_dead_mms(&dead);
 	list_for_each_entry_safe(kmm, next, &dead, link) {
-		mutex_lock(&kmm->lock);
-		if (!kmm->last_pass)
-			kmm->last_pass = ksm_pass_number + 1;
-		drop = kmm->last_pass <= pass ? KSM_DROP_ALL :
-						KSM_DROP_UNNEEDED;
-		if (!ksm_torn_down(kmm->mm))
-			done = false;
-		ksm_forget(kmm, 0, ULONG_MAX, drop);
-		mutex_unlock(&kmm->lock);
-		if (xa_empty(&kmm->chunks)) {
+		if (which != KSM_REAP_ALL && !ksm_mm_torn_down(kmm->mm)) {
+			again = true;
+			continue;
+		}
+		if (which == KSM_REAP_NEW && kmm->lingers)
+			continue;
+		kmm->lingers = true;
+		if (ksm_reap_mm(kmm, which == KSM_REAP_ALL ?
+				     KSM_DROP_ALL : KSM_DROP_UNNEEDED)) {
 			list_del_init(&kmm->link);
 			ksm_put_mm(kmm);
 		}
-		cond_resched();
 	}
 	ksm_return_dead_mms(&dead);
-	return done;
+	if (again)
+		ksm_reap_later();
 }
 
 static void ksm_reap_work_fn(struct work_struct *work)
 {
-	bool done;
-
 	down_read(&ksm_control_lock);
-	done = ksm_reap(0);
+	/* The old ones are ksmd's to look at again, as long as there is a scan */
+	ksm_reap(ksm_have_mm() ? KSM_REAP_NEW : KSM_REAP_OLD);
 	up_read(&ksm_control_lock);
-	if (!done)
-		ksm_reap_later();
 	/* If ksmd is in the way it sees for itself that nobody is left */
 	if (!ksm_have_mm() && down_write_trylock(&ksm_control_lock)) {
 		ksm_index_idle();
@@ -817,7 +812,6 @@ static void ksm_start_pass(void)
 	ksm_index_start_pass();
 	ksm_index_plan_folds();
 	ksm_cursor_start();
-	ksm_pass_number++;
 	ksm_in_pass = true;
 }
 
@@ -825,7 +819,7 @@ static void ksm_end_pass(void)
 {
 	ksm_in_pass = false;
 	ksm_index_end_pass();
-	ksm_reap(ksm_pass_number);
+	ksm_reap(KSM_REAP_OLD);
 	if (time_after(jiffies, ksm_last_prune +
 		       msecs_to_jiffies(READ_ONCE(ksm_knobs.prune_millisecs)))) {
 		ksm_prune();
@@ -838,7 +832,7 @@ static void ksm_end_pass(void)
 }
 
 /**
- * ksm_abandon_pass - the next scan begins a new pass, the first of all
+ * ksm_abandon_pass - the next scan begins a new pass
  *
  * Context: ksm_control_lock held for write.
  */
@@ -847,7 +841,6 @@ void ksm_abandon_pass(void)
 	ksm_in_pass = false;
 	ksm_cursor_reset();
 	ksm_index_idle();
-	atomic_long_set(&ksm_counters.full_scans, 0);
 }
 
 /* Scan a batch of one mm.  Returns how many pages of the budget that took. */
