@@ -216,24 +216,26 @@ void ksm_migrate_page(struct folio *to, struct folio *from)
 {
 	struct ksm_stable_node *node = folio_stable_node(from);
 
-	VM_BUG_ON_FOLIO(!folio_test_locked(from), from);
-	VM_BUG_ON_FOLIO(!folio_test_locked(to), to);
-	VM_BUG_ON_FOLIO(folio_ref_count(from), from);
+	VM_WARN_ON_FOLIO(!folio_test_locked(from), from);
+	VM_WARN_ON_FOLIO(!folio_test_locked(to), to);
+	VM_WARN_ON_FOLIO(folio_ref_count(from), from);
 
 	if (!node)
 		return;
-	VM_BUG_ON_FOLIO(node->kpfn != folio_pfn(from), from);
+	VM_WARN_ON_FOLIO(node->kpfn != folio_pfn(from), from);
 
 	/*
-	 * Each store is seen after those before it; get_ksm_page() has the
-	 * other halves: whoever finds the new page finds its mapping set, and
-	 * whoever finds the old mapping cleared finds that there was a move.
+	 * Each store is seen after those before it.  get_ksm_page() has the
+	 * other halves.
 	 */
 	ksm_window();
+	/* Whoever goes to the new page finds its mapping set */
 	smp_store_release(&node->kpfn, folio_pfn(to));
 	ksm_window();
+	/* Whoever sees that there was a move sees where to */
 	smp_store_release(&node->moves, node->moves + 1);
 	ksm_window();
+	/* Whoever sees the old page without its node sees that it has moved */
 	smp_store_release(&from->mapping, (void *)PAGE_MAPPING_KSM);
 
 	atomic_long_inc(&ksm_counters.migrated);
@@ -297,12 +299,12 @@ void ksm_put_node(struct ksm_stable_node *node)
  */
 void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node)
 {
-	VM_BUG_ON_FOLIO(!folio_test_locked(folio), folio);
+	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
 	VM_WARN_ON_FOLIO(folio_test_large(folio), folio);
 	VM_WARN_ON_FOLIO(PageAnonExclusive(&folio->page), folio);
 
-	/* Seen with the pfn, get_ksm_page() must see the mapping as well */
 	WRITE_ONCE(folio->mapping, ksm_page_mapping(node));
+	/* get_ksm_page() must not see the pfn without the mapping */
 	smp_store_release(&node->kpfn, folio_pfn(folio));
 }
 

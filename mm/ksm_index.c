@@ -54,6 +54,8 @@ u64 ksm_fingerprint(struct page *page)
 /**
  * ksm_is_zero_fingerprint - is it that of an empty page?
  * @fingerprint: of some page
+ *
+ * Return: true if it is.
  */
 bool ksm_is_zero_fingerprint(u64 fingerprint)
 {
@@ -64,6 +66,8 @@ bool ksm_is_zero_fingerprint(u64 fingerprint)
  * ksm_make_key - under which a page is filed and found
  * @fingerprint: the page's
  * @nid: the NUMA node it is on
+ *
+ * Return: the key.
  */
 struct ksm_key ksm_make_key(u64 fingerprint, int nid)
 {
@@ -267,8 +271,8 @@ static void ksm_refile_moved(void)
 			entry = moved;
 			moved = moved->next;
 			node = llist_entry(entry, struct ksm_stable_node, moved);
-			/* From here on a further move queues the node again */
 			clear_bit(0, &node->moved_queued);
+			/* A move that we do not see queues the node again */
 			smp_mb__after_atomic();
 			if (!ksm_refile_node(node))
 				ksm_index_moved(node);
@@ -303,6 +307,8 @@ static unsigned int ksm_pass;
 /**
  * ksm_folding - are a page's mappings to be moved to others in this pass?
  * @node: the page's
+ *
+ * Return: true if they are.
  */
 bool ksm_folding(const struct ksm_stable_node *node)
 {
@@ -324,13 +330,15 @@ static struct ksm_stable_node *ksm_pick(struct ksm_stable_node *first,
 {
 	struct ksm_stable_node *node = first, *picked = NULL;
 	int looks = KSM_FOLD_NODES;
+	bool fewer;
 
 	do {
-		if (node->nr_mappings && ksm_folding(node) == folding &&
-		    (!picked || (fewest ?
-				 node->nr_mappings < picked->nr_mappings :
-				 node->nr_mappings > picked->nr_mappings)))
+		if (!node->nr_mappings || ksm_folding(node) != folding)
+			goto next;
+		fewer = picked && node->nr_mappings < picked->nr_mappings;
+		if (!picked || fewer == fewest)
 			picked = node;
+next:
 		node = list_next_entry(node, siblings);
 	} while (node != first && --looks);
 	return picked;
@@ -416,7 +424,8 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 		return NULL;
 
 	spin_lock(&ksm_index_lock);
-	node = first = ksm_first_node(key);
+	first = ksm_first_node(key);
+	node = first;
 	while (node && looks--) {
 		if (ksm_node_has_room(node) && !ksm_folding(node)) {
 			refcount_inc(&node->refs);
@@ -463,6 +472,8 @@ struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node)
 
 /**
  * ksm_index_empty - is there no stable node at all?
+ *
+ * Return: true if there is none.
  */
 bool ksm_index_empty(void)
 {

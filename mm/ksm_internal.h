@@ -52,7 +52,7 @@
 static inline void ksm_window(void)
 {
 	if (IS_ENABLED(CONFIG_DEBUG_KSM_RACES) && !(get_random_u8() & 7))
-		udelay(20);
+		ndelay(20000);
 }
 
 /* ------------------------------------------------------------------ knobs */
@@ -183,7 +183,7 @@ struct ksm_stable_node {
 	bool first;
 	unsigned int fold_pass;
 	refcount_t refs;
-	spinlock_t lock;
+	spinlock_t lock;	/* @mappings, @nr_mappings */
 	unsigned int nr_mappings;
 	struct hlist_head mappings;
 	struct rhash_head hash;
@@ -250,7 +250,7 @@ struct ksm_mm {
 	struct list_head link;
 	struct rhash_head hash;
 
-	struct mutex lock;
+	struct mutex lock;	/* @chunks and all below */
 	struct xarray chunks;
 	unsigned long scan_addr;
 	bool seen_mergeable;

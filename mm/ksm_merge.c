@@ -180,7 +180,7 @@ static bool ksm_protect_pte(struct ksm_target *target, pte_t *ptep)
 static int ksm_protect(struct ksm_target *target)
 {
 	struct mmu_notifier_range range;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep;
 	int err = -EAGAIN;
 
@@ -228,7 +228,7 @@ static int ksm_replace(struct ksm_target *target, struct page *kpage)
 	struct folio *folio = target->folio;
 	struct mmu_notifier_range range;
 	int err = -EAGAIN;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep;
 
 	ksm_window();
@@ -614,7 +614,7 @@ static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
 {
 	pmd_t pmd = pmdp_get_lockless(pmdp);
 	pte_t *start, *ptep;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	int found = 0;
 
 	cond_resched();
@@ -717,13 +717,14 @@ void ksm_break_spot(const struct ksm_spot *spot)
 static int ksm_unmerge_mm(struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->mm;
-	VMA_ITERATOR(vmi, mm, 0);
 	struct vm_area_struct *vma;
+	struct vma_iterator vmi;
 	int err = 0;
 
 	mmap_read_lock(mm);
 	/* The tree of areas of a dying mm may be half gone */
 	if (!ksm_mm_dying(mm)) {
+		vma_iter_init(&vmi, mm, 0);
 		for_each_vma(vmi, vma) {
 			if (!(vma->vm_flags & VM_MERGEABLE))
 				continue;

@@ -317,6 +317,8 @@ void ksm_cursor_advance(struct ksm_mm *kmm)
 
 /**
  * ksm_have_mm - is anybody registered?
+ *
+ * Return: true if so, at this moment.
  */
 bool ksm_have_mm(void)
 {
@@ -326,7 +328,7 @@ bool ksm_have_mm(void)
 /**
  * ksm_registered_pages - how many anonymous pages the registered mms have
  *
- * An estimate, for the size of tables.
+ * Return: an estimate, for the size of tables.
  */
 unsigned long ksm_registered_pages(void)
 {
@@ -344,9 +346,8 @@ unsigned long ksm_registered_pages(void)
  * ksm_mm_dying - must the mm's page tables be left alone?
  * @mm: pinned by the caller
  *
- * True once its last user is gone or the OOM reaper is at work in it.
- *
  * Context: mmap_lock held, for an answer that lasts as long as the lock.
+ * Return: true once its last user is gone or the OOM reaper is at work in it.
  */
 bool ksm_mm_dying(struct mm_struct *mm)
 {
@@ -357,6 +358,8 @@ bool ksm_mm_dying(struct mm_struct *mm)
 /**
  * ksm_mm_torn_down - are the page tables of a dying mm gone?
  * @mm: pinned by the caller
+ *
+ * Return: true if they are.
  */
 bool ksm_mm_torn_down(struct mm_struct *mm)
 {

@@ -71,8 +71,8 @@ void rmap_walk_ksm(struct folio *kfolio, struct rmap_walk_control *control)
 	struct ksm_stable_node *node = folio_stable_node(kfolio);
 	struct ksm_mapping *mapping;
 
-	VM_BUG_ON_FOLIO(!folio_test_ksm(kfolio), kfolio);
-	VM_BUG_ON_FOLIO(!folio_test_locked(kfolio), kfolio);
+	VM_WARN_ON_FOLIO(!folio_test_ksm(kfolio), kfolio);
+	VM_WARN_ON_FOLIO(!folio_test_locked(kfolio), kfolio);
 
 	if (!node)
 		return;
@@ -90,6 +90,7 @@ void rmap_walk_ksm(struct folio *kfolio, struct rmap_walk_control *control)
  * @addr: the mapping's address in it
  *
  * Context: mmap_lock held.
+ * Return: true if it is.
  */
 bool ksm_mapping_fits(const struct ksm_mapping *mapping,
 		      struct vm_area_struct *vma, unsigned long addr)
@@ -149,6 +150,7 @@ static bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
  * exited.
  *
  * Context: @kfolio locked; may sleep.
+ * Return: true if so.
  */
 bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 			const struct vm_area_struct *except)

@@ -394,7 +394,7 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 			    unsigned long end)
 {
 	struct page *page;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 	pmd_t pmd;
 
 	ptl = pmd_lock(vma->vm_mm, pmdp);
@@ -423,7 +423,7 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 {
 	u64 *word = ksm_word(batch->kmm, addr, false);
 	pte_t *start, *ptep;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the page table */
 
 	start = pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl);
 	if (!start) {
@@ -515,9 +515,9 @@ static bool ksm_collect(struct ksm_batch *batch)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	struct mm_struct *mm = kmm->mm;
-	VMA_ITERATOR(vmi, mm, kmm->scan_addr);
 	bool from_start = !kmm->scan_addr;
 	struct vm_area_struct *vma;
+	struct vma_iterator vmi;
 	bool more = false;
 
 	batch->next = kmm->scan_addr;
@@ -527,6 +527,7 @@ static bool ksm_collect(struct ksm_batch *batch)
 
 	if (from_start)
 		kmm->seen_mergeable = false;
+	vma_iter_init(&vmi, mm, kmm->scan_addr);
 	for_each_vma(vmi, vma) {
 		if (!(vma->vm_flags & VM_MERGEABLE))
 			continue;
@@ -911,6 +912,13 @@ void ksm_wake(void)
 	wake_up_interruptible(&ksm_wait);
 }
 
+/* Is the sleep that has begun still as long as it should be? */
+static bool ksm_sleep_changed(unsigned int msecs)
+{
+	return READ_ONCE(ksm_knobs.sleep_millisecs) != msecs ||
+	       kthread_should_stop();
+}
+
 static int ksmd(void *unused)
 {
 	unsigned int msecs;
@@ -932,9 +940,8 @@ static int ksmd(void *unused)
 			continue;
 		}
 		msecs = READ_ONCE(ksm_knobs.sleep_millisecs);
-		wait_event_freezable_timeout(ksm_wait, kthread_should_stop() ||
-				READ_ONCE(ksm_knobs.sleep_millisecs) != msecs,
-				msecs_to_jiffies(msecs));
+		wait_event_freezable_timeout(ksm_wait, ksm_sleep_changed(msecs),
+					     msecs_to_jiffies(msecs));
 	}
 	return 0;
 }

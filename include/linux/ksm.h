@@ -46,6 +46,8 @@ extern atomic_long_t ksm_zero_pages;
  *
  * An entry of the zero page has no use for its dirty bit: KSM marks with it
  * the ones that it made, so that they can be counted and undone.
+ *
+ * Return: true if so.
  */
 static inline bool is_ksm_zero_pte(pte_t pte)
 {
