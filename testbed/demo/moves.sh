@@ -23,8 +23,7 @@ moving()
 	after=$(knob pages_migrated)
 	moved=$("$tools/pages" moved "$work/pages" "${pids[@]}")
 	seen[$caller]=$((${seen[$caller]:-0} + moved))
-	counted[$caller]=-
-	[[ $after == - ]] || counted[$caller]=$((${counted[$caller]:-0} + after - before))
+	[[ $after == - ]] && counted[$caller]=- || counted[$caller]=$((${counted[$caller]:-0} + after - before))
 	event "   $moved KSM pages seen at a new place"
 }
 
@@ -36,7 +35,10 @@ has_moved()
 
 compact()
 {
-	echo 1 >/proc/sys/vm/compact_memory
+	local node
+	for node in /sys/devices/system/node/node*/compact; do
+		echo 1 >"$node"
+	done
 }
 
 migrate()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Where the KSM pages of processes are in physical memory, and how many have moved since a look before: what
- * pagemap and kpageflags say, so the same on every kernel.
+ * pagemap, kpageflags and kpagecount say, the same on every kernel.
  * usage: pages save FILE PID...     remembers where each process maps which KSM page
  *        pages moved FILE PID...    prints how many of those pages are somewhere else now
  *        pages count FIRST LAST     prints how many KSM pages there are in a range of page frames
@@ -27,36 +27,42 @@ struct mapping {
 static struct mapping *mappings;
 static size_t nr_mappings;
 
-static uint64_t *kpageflags;
+/* Of every page frame: its flags, and how many times it is mapped. */
+static uint64_t *flags, *counts;
 static size_t nr_pfns;
 
-/* Reads it all at once: it may have holes, and ends where memory does. */
-static void read_kpageflags(void)
+/* Reads it all at once: it ends where memory does. */
+static uint64_t *read_all(const char *path)
 {
-	int fd = open("/proc/kpageflags", O_RDONLY);
-	size_t room = 0;
+	const size_t piece = 1 << 16;
+	int fd = open(path, O_RDONLY);
+	uint64_t *values = NULL;
+	size_t length = 0;
 	ssize_t got;
 
 	if (fd < 0)
-		err(1, "/proc/kpageflags");
+		err(1, "%s", path);
 	do {
-		if (room - nr_pfns < 1 << 16) {
-			room += 1 << 18;
-			kpageflags = realloc(kpageflags, room * sizeof(*kpageflags));
-			if (!kpageflags)
-				err(1, "realloc");
-		}
-		got = read(fd, kpageflags + nr_pfns, (1 << 16) * sizeof(*kpageflags));
+		values = realloc(values, (length + piece) * sizeof(*values));
+		if (!values)
+			err(1, "realloc");
+		got = read(fd, values + length, piece * sizeof(*values));
 		if (got < 0)
-			err(1, "read kpageflags");
-		nr_pfns += got / sizeof(*kpageflags);
+			err(1, "%s", path);
+		length += got / sizeof(*values);
 	} while (got);
 	close(fd);
+	nr_pfns = length;
+	return values;
 }
 
+/*
+ * Linux 6.12 as it is sets the flag for every anonymous page, so this asks for more than one mapping, too: none
+ * of the programs shares anonymous pages with a child.
+ */
 static int is_ksm(uint64_t pfn)
 {
-	return pfn < nr_pfns && (kpageflags[pfn] & KPF_KSM);
+	return pfn < nr_pfns && (flags[pfn] & KPF_KSM) && counts[pfn] > 1;
 }
 
 static void add_mapping(uint64_t pid, uint64_t address, uint64_t pfn)
@@ -163,7 +169,8 @@ int main(int argc, char **argv)
 
 	if (argc < 4)
 		errx(2, "usage: pages save|moved FILE PID..., or pages count FIRST LAST");
-	read_kpageflags();
+	flags = read_all("/proc/kpageflags");
+	counts = read_all("/proc/kpagecount");
 	if (!strcmp(argv[1], "count")) {
 		for (pfn = strtoul(argv[2], NULL, 0); pfn <= strtoul(argv[3], NULL, 0); pfn++)
 			count += is_ksm(pfn);

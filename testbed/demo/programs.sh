@@ -24,10 +24,10 @@ start_machines()
 	for ((vm = 1; vm <= machines; vm++)); do
 		mkfifo "$work/vm$vm.in" "$work/vm$vm.out"
 		cat "$work/vm$vm.out" >"$work/vm$vm.console" &
-		qemu-system-x86_64 -accel tcg -M microvm,acpi=off -cpu max -m 96M -nodefaults -no-user-config \
+		qemu-system-x86_64 -accel tcg,tb-size=32 -M microvm,acpi=off -cpu qemu64 -m 96M -nodefaults -no-user-config \
 			-display none -no-reboot -serial "pipe:$work/vm$vm" -kernel "$tools/kernel" \
 			-initrd "$tools/initramfs" \
-			-append "console=ttyS0 panic=-1 tsc=reliable tsc_early_khz=$khz" &
+			-append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable tsc_early_khz=$khz" &
 		machine_pids+=($!)
 	done
 }
@@ -36,7 +36,7 @@ wait_machines()
 {
 	local vm
 	for ((vm = 1; vm <= machines; vm++)); do
-		within 240 grep -q 'is up' "$work/vm$vm.console" || {
+		within 600 grep -q 'is up' "$work/vm$vm.console" || {
 			event "virtual machine $vm did not come up; FAILED; its console:"
 			cat "$work/vm$vm.console"
 			exit 1
