@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # Part of testbed/demo/guest: who moves pages, and how many KSM pages each has moved.
 
 blocks=/sys/devices/system/memory
