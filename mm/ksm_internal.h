@@ -52,7 +52,7 @@
 static inline void ksm_window(void)
 {
 	if (IS_ENABLED(CONFIG_DEBUG_KSM_RACES) && !(get_random_u8() & 7))
-		ndelay(20000);
+		ndelay(15000);
 }
 
 /* ------------------------------------------------------------------ knobs */

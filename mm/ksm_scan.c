@@ -363,6 +363,13 @@ static void ksm_collect_page(struct ksm_batch *batch,
 		folio_get(folio);
 		found = ksm_found(batch, KSM_FOUND_PAGE, addr);
 		found->page = page;
+		/*
+		 * Somebody is writing to merged pages.  End the batch, so that
+		 * the next ones are looked at when we get to them, and found
+		 * changed in this pass rather than in the next.
+		 */
+		if (word && (*word & KSM_WORD_MAPPING))
+			batch->limit = batch->scanned;
 	}
 	found->pfn = page_to_pfn(page);
 	found->nid = page_to_nid(page);
@@ -534,17 +541,19 @@ static bool ksm_collect(struct ksm_batch *batch)
 		kmm->seen_mergeable = true;
 		if (!vma->anon_vma)
 			continue;
+		cond_resched();
+		more = ksm_batch_full(batch);
+		if (more)
+			goto unlock;
 		if (batch->next < vma->vm_start) {
 			ksm_forget(kmm, batch->next, vma->vm_start,
 				   KSM_DROP_TRY);
 			batch->next = vma->vm_start;
 		}
-		if (ksm_collect_vma(batch, vma)) {
-			more = true;
+		more = ksm_collect_vma(batch, vma) && batch->next < vma->vm_end;
+		if (more)
 			goto unlock;
-		}
 		batch->next = vma->vm_end;
-		cond_resched();
 	}
 	ksm_forget(kmm, batch->next, ULONG_MAX, KSM_DROP_TRY);
 	if (from_start && !kmm->seen_mergeable) {
@@ -718,9 +727,9 @@ static void ksm_process_batch(struct ksm_batch *batch)
 	unsigned int i;
 
 	for (i = 0; i < batch->nr; i++) {
-		cond_resched();
 		ksm_window();
 		ksm_process_found(batch->kmm, &batch->found[i]);
+		cond_resched();
 	}
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
 }
@@ -819,6 +828,9 @@ static void ksm_start_pass(void)
 static void ksm_end_pass(void)
 {
 	ksm_in_pass = false;
+	trace_ksm_stop_scan(atomic_long_read(&ksm_counters.full_scans),
+			    atomic_long_read(&ksm_counters.tracked));
+	atomic_long_inc(&ksm_counters.full_scans);
 	ksm_index_end_pass();
 	ksm_reap(KSM_REAP_OLD);
 	if (time_after(jiffies, ksm_last_prune +
@@ -827,9 +839,6 @@ static void ksm_end_pass(void)
 		ksm_last_prune = jiffies;
 	}
 	ksm_advisor_end_pass();
-	trace_ksm_stop_scan(atomic_long_read(&ksm_counters.full_scans),
-			    atomic_long_read(&ksm_counters.tracked));
-	atomic_long_inc(&ksm_counters.full_scans);
 }
 
 /**
@@ -877,19 +886,27 @@ static void ksm_scan(unsigned int pages)
 	struct ksm_mm *kmm;
 	unsigned int took;
 
-	while (pages && !freezing(current)) {
-		cond_resched();
+	while (!freezing(current)) {
+		/*
+		 * A pass ends with its last page, not later: who waits for
+		 * the end of one wants the pages looked at after he came.
+		 */
 		kmm = ksm_cursor_mm();
 		if (!kmm) {
 			if (ksm_in_pass) {
 				ksm_end_pass();
 				return;
 			}
-			if (!ksm_have_mm())
+			if (!pages || !ksm_have_mm())
 				return;
 			ksm_start_pass();
 			continue;
 		}
+		if (!pages) {
+			ksm_put_mm(kmm);
+			return;
+		}
+		cond_resched();
 		took = ksm_scan_mm(kmm, pages);
 		ksm_put_mm(kmm);
 		pages -= min(pages, took);
