@@ -3,8 +3,8 @@
  * What the files of KSM share: the objects, who may change which field, and
  * the few functions one file offers another.
  *
- * Direction of calls: registry -> scan -> index and merge -> stable nodes and
- * rmap.  sysfs and the advisor stand outside and look in.
+ * Direction of calls: registry -> scan -> index, merge and unmerge -> records
+ * -> stable nodes and rmap.  sysfs and the advisor stand outside and look in.
  *
  * Locks, outermost first:
  *
@@ -28,6 +28,7 @@
 #ifndef __MM_KSM_INTERNAL_H
 #define __MM_KSM_INTERNAL_H
 
+#include <linux/bits.h>
 #include <linux/delay.h>
 #include <linux/ksm.h>
 #include <linux/list.h>
@@ -216,12 +217,31 @@ struct ksm_mapping {
 
 /* ------------------------------------------------------ objects: scanning */
 
+/* The low bits of a fingerprint are free. */
+#define KSM_FINGERPRINT_SHIFT	11
+
+/*
+ * What is remembered of a page fits in 8 bytes.  A word is one of
+ *
+ * - 0: nothing is known
+ * - the address of a struct ksm_mapping with KSM_WORD_MAPPING set: the page
+ *   is merged
+ * - KSM_WORD_PAGE, the page's fingerprint of the last pass, and how often it
+ *   has been looked at to no avail
+ */
+#define KSM_WORD_MAPPING	BIT_ULL(0)
+#define KSM_WORD_PAGE		BIT_ULL(1)
+#define KSM_WORD_UNSHARED	BIT_ULL(2)	/* unchanged, but alone */
+#define KSM_WORD_AGE		GENMASK_ULL(6, 3)
+#define KSM_WORD_SKIPS		GENMASK_ULL(10, 7)
+#define KSM_WORD_FINGERPRINT	GENMASK_ULL(63, KSM_FINGERPRINT_SHIFT)
+
 #define KSM_CHUNK_PAGES		64
 #define KSM_CHUNK_SHIFT		(PAGE_SHIFT + 6)
 
 /**
  * struct ksm_chunk - what KSM remembers of 64 pages of address space
- * @words: one for each page, see ksm_scan.c
+ * @words: one for each page, see KSM_WORD_*
  */
 struct ksm_chunk {
 	u64 words[KSM_CHUNK_PAGES];
@@ -318,11 +338,13 @@ void ksm_put_mm(struct ksm_mm *kmm);
 bool ksm_mm_dying(struct mm_struct *mm);
 struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
 
-/* ------------------------------------------- ksm_scan.c: ksmd, records */
+/* --------------------------------------------------- ksm_scan.c: ksmd */
 
 int ksm_scan_init(void);
 void ksm_wake(void);
 void ksm_abandon_pass(void);
+
+/* ------------------------------- ksm_record.c: what is remembered */
 
 /**
  * enum ksm_reap - of which mms that have exited is something to be dropped
@@ -336,15 +358,17 @@ enum ksm_reap {
 	KSM_REAP_ALL,
 };
 
-void ksm_reap(enum ksm_reap which);
-void ksm_reap_later(void);
+void ksm_record_init(void);
 u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create);
+void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value);
 struct ksm_mapping *ksm_word_mapping(u64 word);
 void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 			  struct ksm_mapping *mapping);
-void ksm_word_clear(struct ksm_mm *kmm, u64 *word);
+bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop);
 void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
 		enum ksm_drop drop);
+void ksm_reap(enum ksm_reap which);
+void ksm_reap_later(void);
 
 /* ---------------------------------------- ksm_index.c: equal content */
 
@@ -360,9 +384,6 @@ struct ksm_spot {
 
 /* What an object in an rhashtable costs: itself, and about two buckets. */
 #define KSM_HASHED_BYTES(object)	(sizeof(object) + 2 * sizeof(void *))
-
-/* The low bits of a fingerprint are free for ksm_scan.c's use. */
-#define KSM_FINGERPRINT_SHIFT	11
 
 int ksm_index_init(void);
 u64 ksm_fingerprint(struct page *page);
@@ -386,7 +407,7 @@ void ksm_index_start_pass(void);
 void ksm_index_end_pass(void);
 void ksm_index_idle(void);
 
-/* --------------------------------------------- ksm_merge.c: share, break */
+/* ------------------------------------- ksm_merge.c, ksm_unmerge.c */
 
 struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 				  unsigned long other_pfn);

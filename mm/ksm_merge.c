@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KSM: making one page of two that are equal, and two of one again.
+ * KSM: making one page of two that are equal.
  *
  * To merge is to take a page away from a process that may be writing to it,
  * or have told a device to.  The order of things is what keeps its content:
@@ -19,9 +19,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
 #include <linux/rmap.h>
-#include <linux/sched/signal.h>
 #include <linux/swap.h>
-#include <linux/swapops.h>
 #include <trace/events/ksm.h>
 #include <asm/tlbflush.h>
 #include "internal.h"
@@ -483,7 +481,7 @@ out_target:
 	word = ksm_word(spot->kmm, spot->addr, false);
 	trace_ksm_merge_one_page(page_to_pfn(zero), word, mm, err);
 	if (!err && word)
-		ksm_word_clear(spot->kmm, word);
+		ksm_set_word(spot->kmm, word, 0);
 out_mmap:
 	mmap_read_unlock(mm);
 	return err;
@@ -582,190 +580,6 @@ void ksm_fold(const struct ksm_spot *spot)
 	}
 	mmap_read_unlock(mm);
 	ksm_put_node(node);
-}
-
-/* ------------------------------------------------------------------- unmerging */
-
-static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
-			      pte_t pte)
-{
-	struct page *page;
-	swp_entry_t entry;
-
-	if (pte_present(pte)) {
-		if (is_ksm_zero_pte(pte))
-			return true;
-		page = vm_normal_page(vma, addr, pte);
-		return page && PageKsm(page);
-	}
-	if (pte_none(pte))
-		return false;
-	entry = pte_to_swp_entry(pte);
-	return is_migration_entry(entry) &&
-	       folio_test_ksm(pfn_swap_entry_folio(entry));
-}
-
-/*
- * Stop at the first entry that KSM has made, or where there is a reason not to
- * go on; walk->private is set to the address.
- */
-static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
-			   struct mm_walk *walk)
-{
-	pmd_t pmd = pmdp_get_lockless(pmdp);
-	pte_t *start, *ptep;
-	spinlock_t *ptl;	/* of the page table */
-	int found = 0;
-
-	cond_resched();
-	if (signal_pending(current) || ksm_mm_dying(walk->mm)) {
-		*(unsigned long *)walk->private = addr;
-		return -EINTR;
-	}
-	if (!pmd_present(pmd) || pmd_leaf(pmd))
-		return 0;
-	start = pte_offset_map_lock(walk->mm, pmdp, addr, &ptl);
-	if (!start)
-		return 0;
-	for (ptep = start; addr < end; ptep++, addr += PAGE_SIZE) {
-		if (!ksm_pte_is_merged(walk->vma, addr, ptep_get(ptep)))
-			continue;
-		*(unsigned long *)walk->private = addr;
-		found = 1;
-		break;
-	}
-	pte_unmap_unlock(start, ptl);
-	return found;
-}
-
-static const struct mm_walk_ops ksm_find_merged_ops = {
-	.pmd_entry = ksm_find_merged,
-	.walk_lock = PGWALK_RDLOCK,
-};
-
-static const struct mm_walk_ops ksm_find_merged_write_ops = {
-	.pmd_entry = ksm_find_merged,
-	.walk_lock = PGWALK_WRLOCK,
-};
-
-/**
- * ksm_break - give a range of an area pages of its own again
- * @vma: the area
- * @start: start of the range
- * @end: its end
- * @lock_vma: mmap_lock is held for write, and faults under the area's own
- *	lock must be kept out as well
- *
- * Each KSM page is broken by the fault that a reader who wants the page for
- * himself would take.  A fault may have to be repeated, for example while the
- * page is migrated, so each address is looked at until it is none of ours.
- *
- * What KSM remembers of the pages is left for the next scan to find outdated.
- *
- * Context: mmap_lock held; may sleep, and allocates memory.
- * Return: 0; -ENOMEM; -ERESTARTSYS if a signal came.
- */
-int ksm_break(struct vm_area_struct *vma, unsigned long start,
-	      unsigned long end, bool lock_vma)
-{
-	const struct mm_walk_ops *ops = lock_vma ? &ksm_find_merged_write_ops :
-						   &ksm_find_merged_ops;
-	vm_fault_t fault;
-	int found;
-
-	if (!vma->anon_vma)
-		return 0;
-	while (start < end) {
-		if (ksm_mm_dying(vma->vm_mm))
-			return 0;
-		if (signal_pending(current))
-			return -ERESTARTSYS;
-		found = walk_page_range_vma(vma, start, end, ops, &start);
-		if (!found)
-			return 0;
-		if (found < 0)
-			continue;
-		fault = handle_mm_fault(vma, start, FAULT_FLAG_UNSHARE |
-					FAULT_FLAG_REMOTE, NULL);
-		if (fault & VM_FAULT_OOM)
-			return -ENOMEM;
-		/* A poisoned page, say: nobody will ever read from it again */
-		if (fault & VM_FAULT_ERROR)
-			start += PAGE_SIZE;
-	}
-	return 0;
-}
-
-/**
- * ksm_break_spot - undo a merge that did not work out
- * @spot: the place
- *
- * Context: may sleep.
- */
-void ksm_break_spot(const struct ksm_spot *spot)
-{
-	struct mm_struct *mm = spot->kmm->mm;
-	struct vm_area_struct *vma;
-
-	mmap_read_lock(mm);
-	vma = ksm_find_vma(mm, spot->addr);
-	if (vma)
-		ksm_break(vma, spot->addr, spot->addr + PAGE_SIZE, false);
-	mmap_read_unlock(mm);
-}
-
-static int ksm_unmerge_mm(struct ksm_mm *kmm)
-{
-	struct mm_struct *mm = kmm->mm;
-	struct vm_area_struct *vma;
-	struct vma_iterator vmi;
-	int err = 0;
-
-	mmap_read_lock(mm);
-	/* The tree of areas of a dying mm may be half gone */
-	if (!ksm_mm_dying(mm)) {
-		vma_iter_init(&vmi, mm, 0);
-		for_each_vma(vmi, vma) {
-			if (!(vma->vm_flags & VM_MERGEABLE))
-				continue;
-			err = ksm_break(vma, vma->vm_start, vma->vm_end, false);
-			if (err)
-				break;
-		}
-	}
-	mmap_read_unlock(mm);
-	return err;
-}
-
-/**
- * ksm_unmerge_all - give everybody pages of his own again, forget everything
- *
- * A child that is forked meanwhile joins the end of the list, so it is met.
- *
- * Context: ksm_control_lock held for write; may sleep for long.
- * Return: 0; -ENOMEM or -ERESTARTSYS, with part of the work done.
- */
-int ksm_unmerge_all(void)
-{
-	struct ksm_mm *kmm;
-	int err;
-
-	ksm_sweep_mms();
-	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
-		mutex_lock(&kmm->lock);
-		err = ksm_unmerge_mm(kmm);
-		if (!err) {
-			ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_ALL);
-			kmm->scan_addr = 0;
-		}
-		mutex_unlock(&kmm->lock);
-		if (err) {
-			ksm_put_mm(kmm);
-			return err;
-		}
-		cond_resched();
-	}
-	return 0;
 }
 
 /* --------------------------------------------------------------------- swap-in */

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: what is remembered of each page, from one pass to the next and until its
+ * mm has exited.
+ */
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+#include <trace/events/ksm.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+static struct kmem_cache *ksm_chunk_cache;
+
+static void ksm_account(struct ksm_mm *kmm, long bytes)
+{
+	WRITE_ONCE(kmm->metadata, kmm->metadata + bytes);
+	atomic_long_add(bytes, &ksm_counters.metadata);
+}
+
+static unsigned long ksm_chunk_index(unsigned long addr)
+{
+	return addr >> KSM_CHUNK_SHIFT;
+}
+
+static unsigned int ksm_word_index(unsigned long addr)
+{
+	return (addr >> PAGE_SHIFT) % KSM_CHUNK_PAGES;
+}
+
+/**
+ * ksm_word - what is remembered of a page
+ * @kmm: the address space
+ * @addr: the page's address
+ * @create: make room for it if there is none
+ *
+ * Context: @kmm->lock held, as for as long as the word is used; may sleep.
+ * Return: the word, NULL if there is none, or no memory for it.
+ */
+u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create)
+{
+	struct ksm_chunk *chunk = xa_load(&kmm->chunks, ksm_chunk_index(addr));
+
+	if (!chunk && create) {
+		chunk = kmem_cache_zalloc(ksm_chunk_cache, GFP_KERNEL |
+					  __GFP_NORETRY | __GFP_NOWARN);
+		if (!chunk)
+			return NULL;
+		if (xa_err(xa_store(&kmm->chunks, ksm_chunk_index(addr), chunk,
+				    GFP_KERNEL | __GFP_NOWARN))) {
+			kmem_cache_free(ksm_chunk_cache, chunk);
+			return NULL;
+		}
+		ksm_account(kmm, sizeof(*chunk));
+	}
+	return chunk ? &chunk->words[ksm_word_index(addr)] : NULL;
+}
+
+/* Does the word count in pages_unshared? */
+static bool ksm_word_unshared(u64 word)
+{
+	return !(word & KSM_WORD_MAPPING) && (word & KSM_WORD_UNSHARED);
+}
+
+/**
+ * ksm_set_word - change a word, and whatever counts such words
+ * @kmm: the address space
+ * @word: the page's
+ * @value: what it is to be, see KSM_WORD_*
+ *
+ * Context: @kmm->lock held.
+ */
+void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value)
+{
+	int unshared = ksm_word_unshared(value) - ksm_word_unshared(*word);
+	int tracked = !!value - !!*word;
+
+	if (unshared)
+		atomic_long_add(unshared, &ksm_counters.unshared);
+	if (tracked) {
+		atomic_long_add(tracked, &ksm_counters.tracked);
+		kmm->mm->ksm_rmap_items += tracked;
+	}
+	*word = value;
+}
+
+/**
+ * ksm_word_mapping - the record of a merged page
+ * @word: the page's
+ *
+ * Return: the record, NULL if the page is not known to be merged.
+ */
+struct ksm_mapping *ksm_word_mapping(u64 word)
+{
+	if (!(word & KSM_WORD_MAPPING))
+		return NULL;
+	return (struct ksm_mapping *)(unsigned long)(word & ~KSM_WORD_MAPPING);
+}
+
+/**
+ * ksm_word_set_mapping - the page has been merged
+ * @kmm: the address space
+ * @word: the page's, not of a merged page up to now
+ * @mapping: the linked record
+ *
+ * Context: @kmm->lock held.
+ */
+void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
+			  struct ksm_mapping *mapping)
+{
+	ksm_set_word(kmm, word, (unsigned long)mapping | KSM_WORD_MAPPING);
+	kmm->mm->ksm_merging_pages++;
+	ksm_account(kmm, sizeof(*mapping));
+}
+
+/**
+ * ksm_drop_word - forget a page
+ * @kmm: the address space
+ * @word: the page's; 0 on success
+ * @drop: whether the record of a merged page may be dropped
+ *
+ * Context: @kmm->lock held; may sleep; no folio reference held unless @drop is
+ * KSM_DROP_TRY.
+ * Return: false if the record has to stay.
+ */
+bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
+{
+	struct ksm_mapping *mapping = ksm_word_mapping(*word);
+
+	if (mapping) {
+		unsigned long kpfn = READ_ONCE(mapping->node->kpfn);
+
+		if (!ksm_unlink_mapping(mapping, drop))
+			return false;
+		trace_ksm_remove_rmap_item(kpfn, mapping, kmm->mm);
+		kmm->mm->ksm_merging_pages--;
+		ksm_account(kmm, -(long)sizeof(*mapping));
+	}
+	ksm_set_word(kmm, word, 0);
+	return true;
+}
+
+static void ksm_free_chunk(struct ksm_mm *kmm, unsigned long index,
+			   struct ksm_chunk *chunk)
+{
+	xa_erase(&kmm->chunks, index);
+	kmem_cache_free(ksm_chunk_cache, chunk);
+	ksm_account(kmm, -(long)sizeof(*chunk));
+}
+
+/**
+ * ksm_forget - drop what is remembered of a range
+ * @kmm: the address space
+ * @start: first address
+ * @end: first address beyond
+ * @drop: which records may be dropped; those that may not are left
+ *
+ * Context: @kmm->lock held; may sleep; no folio reference held unless @drop
+ * is KSM_DROP_TRY.
+ */
+void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
+		enum ksm_drop drop)
+{
+	struct ksm_chunk *chunk;
+	unsigned long index, addr, limit;
+
+	if (start >= end)
+		return;
+	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
+			  ksm_chunk_index(end - 1)) {
+		addr = max(start, index << KSM_CHUNK_SHIFT);
+		limit = min(end - 1, (index << KSM_CHUNK_SHIFT) +
+				     (1UL << KSM_CHUNK_SHIFT) - 1);
+		for (; addr <= limit; addr += PAGE_SIZE) {
+			u64 *word = &chunk->words[ksm_word_index(addr)];
+
+			if (*word)
+				ksm_drop_word(kmm, word, drop);
+		}
+		if (!memchr_inv(chunk->words, 0, sizeof(chunk->words)))
+			ksm_free_chunk(kmm, index, chunk);
+		cond_resched();
+	}
+}
+
+/* ------------------------------------------------------------ mms that have exited */
+
+/* Drop what is left of one mm.  Returns whether that was all. */
+static bool ksm_reap_mm(struct ksm_mm *kmm, enum ksm_drop drop)
+{
+	mutex_lock(&kmm->lock);
+	ksm_forget(kmm, 0, ULONG_MAX, drop);
+	mutex_unlock(&kmm->lock);
+	cond_resched();
+	return xa_empty(&kmm->chunks);
+}
+
+/**
+ * ksm_reap - drop what is remembered of mms that have exited
+ * @which: of which, and what
+ *
+ * Context: may sleep; ksm_control_lock held, for write with KSM_REAP_ALL.
+ */
+void ksm_reap(enum ksm_reap which)
+{
+	struct ksm_mm *kmm, *next;
+	bool again = false;
+	LIST_HEAD(dead);
+
+	ksm_take_dead_mms(&dead);
+	list_for_each_entry_safe(kmm, next, &dead, link) {
+		if (which != KSM_REAP_ALL && !ksm_mm_torn_down(kmm->mm)) {
+			again = true;
+			continue;
+		}
+		if (which == KSM_REAP_NEW && kmm->lingers)
+			continue;
+		kmm->lingers = true;
+		if (ksm_reap_mm(kmm, which == KSM_REAP_ALL ?
+				     KSM_DROP_ALL : KSM_DROP_UNNEEDED)) {
+			list_del_init(&kmm->link);
+			ksm_put_mm(kmm);
+		}
+	}
+	ksm_return_dead_mms(&dead);
+	if (again)
+		ksm_reap_later();
+}
+
+static void ksm_reap_work_fn(struct work_struct *work)
+{
+	down_read(&ksm_control_lock);
+	/* The old ones are ksmd's to look at again, as long as there is a scan */
+	ksm_reap(ksm_have_mm() ? KSM_REAP_NEW : KSM_REAP_OLD);
+	up_read(&ksm_control_lock);
+	/* If ksmd is in the way it sees for itself that nobody is left */
+	if (!ksm_have_mm() && down_write_trylock(&ksm_control_lock)) {
+		ksm_index_idle();
+		up_write(&ksm_control_lock);
+	}
+}
+
+static DECLARE_DELAYED_WORK(ksm_reap_work, ksm_reap_work_fn);
+
+/**
+ * ksm_reap_later - the same, from a context that has no time for it
+ *
+ * A little later, so that the page tables of those who exit are gone by then.
+ *
+ * Context: any.
+ */
+void ksm_reap_later(void)
+{
+	queue_delayed_work(system_unbound_wq, &ksm_reap_work, HZ / 50);
+}
+
+/**
+ * ksm_record_init - at boot, once
+ */
+void __init ksm_record_init(void)
+{
+	ksm_chunk_cache = KMEM_CACHE(ksm_chunk, SLAB_PANIC);
+}
