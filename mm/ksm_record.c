@@ -227,12 +227,20 @@ void ksm_reap(enum ksm_reap which)
 		ksm_reap_later();
 }
 
+/* How long the last turn of the work took, in jiffies. */
+static unsigned long ksm_reap_took;
+
 static void ksm_reap_work_fn(struct work_struct *work)
 {
+	unsigned long start = jiffies;
+	bool scanning;
+
 	down_read(&ksm_control_lock);
-	/* The old ones are ksmd's to look at again, as long as there is a scan */
-	ksm_reap(ksm_have_mm() ? KSM_REAP_NEW : KSM_REAP_OLD);
+	/* The old ones are ksmd's to look at again, unless it is at rest */
+	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
+	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
 	up_read(&ksm_control_lock);
+	WRITE_ONCE(ksm_reap_took, jiffies - start);
 	/* If ksmd is in the way it sees for itself that nobody is left */
 	if (!ksm_have_mm() && down_write_trylock(&ksm_control_lock)) {
 		ksm_index_idle();
@@ -245,13 +253,15 @@ static DECLARE_DELAYED_WORK(ksm_reap_work, ksm_reap_work_fn);
 /**
  * ksm_reap_later - the same, from a context that has no time for it
  *
- * A little later, so that the page tables of those who exit are gone by then.
+ * A little later, so that the page tables of those who exit are gone by then,
+ * and so that the work never takes more than a twentieth of a CPU.
  *
  * Context: any.
  */
 void ksm_reap_later(void)
 {
-	queue_delayed_work(system_unbound_wq, &ksm_reap_work, HZ / 50);
+	queue_delayed_work(system_unbound_wq, &ksm_reap_work,
+			   HZ / 50 + 20 * READ_ONCE(ksm_reap_took));
 }
 
 /**

@@ -114,6 +114,9 @@ static void nobody_left(void)
 	CHECK(!munmap(mine, NR * PAGE_SIZE));
 	peer_send(&peer, 0);
 	peer_join(&peer);
+	/* Time to find that the child needs the parent's records */
+	sleep(1);
+	CHECK_EQ(ksm_get("pages_sharing"), NR);
 	family->look = true;
 	WAIT_FOR(family->good);
 	CHECK(!kill(family->child, SIGKILL));
