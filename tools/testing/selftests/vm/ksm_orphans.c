@@ -12,9 +12,9 @@ static int nodes[2];
 
 /* Shared between the processes of a test. */
 struct family {
-	char * volatile area;
-	volatile pid_t child;
-	volatile bool look, good;
+	char *area;
+	pid_t child;
+	bool look, good;
 };
 
 static struct family *new_family(void)
@@ -28,11 +28,11 @@ static struct family *new_family(void)
 
 static void child_of(struct family *family)
 {
-	family->child = getpid();
-	while (!family->look)
+	write_now(family->child, getpid());
+	while (!read_now(family->look))
 		usleep(1000);
 	VERIFY(family->area, NR, 1000, NR);
-	family->good = true;
+	write_now(family->good, true);
 	pause();
 }
 
@@ -46,7 +46,7 @@ static void parent(struct peer *me, void *arg)
 	peer_recv(me);
 	if (!fork())
 		child_of(family);
-	while (!family->child)
+	while (!read_now(family->child))
 		usleep(1000);
 	peer_send(me, 0);
 	peer_recv(me);
@@ -87,8 +87,8 @@ static void stale_record_beside(void)
 		for (size_t i = 0; i < NR; i++)
 			CHECK_EQ(status[i], nodes[round % 2]);
 	}
-	family->look = true;
-	WAIT_FOR(family->good);
+	write_now(family->look, true);
+	WAIT_FOR(read_now(family->good));
 	VERIFY(mine, NR, 5000, NR);
 }
 
@@ -117,8 +117,8 @@ static void nobody_left(void)
 	/* Time to find that the child needs the parent's records */
 	sleep(1);
 	CHECK_EQ(ksm_get("pages_sharing"), NR);
-	family->look = true;
-	WAIT_FOR(family->good);
+	write_now(family->look, true);
+	WAIT_FOR(read_now(family->good));
 	CHECK(!kill(family->child, SIGKILL));
 	WAIT_FOR(ksm_get("pages_sharing") == 0);
 	CHECK_EQ(ksm_get("run"), 0);
