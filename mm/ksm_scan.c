@@ -642,7 +642,7 @@ static void ksm_scan(unsigned int pages)
 			ksm_start_pass();
 			continue;
 		}
-		if (!pages) {
+		if (!pages || rwsem_is_contended(&ksm_control_lock)) {
 			ksm_put_mm(kmm);
 			return;
 		}
@@ -650,8 +650,6 @@ static void ksm_scan(unsigned int pages)
 		took = ksm_scan_mm(kmm, pages);
 		ksm_put_mm(kmm);
 		pages -= min(pages, took);
-		if (rwsem_is_contended(&ksm_control_lock))
-			return;
 	}
 }
 
