@@ -11,7 +11,6 @@
  * the form of get_ksm_page(), come from Hugh Dickins, "ksm: make KSM page
  * migration possible", 2013.
  */
-#include <linux/delay.h>
 #include <linux/init.h>
 #include <linux/memory.h>
 #include <linux/pagemap.h>

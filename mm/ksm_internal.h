@@ -258,7 +258,6 @@ struct ksm_chunk {
  *	mmap_lock; whoever holds one may only try a second one.
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
  * @scan_addr: where scanning goes on
- * @seen_mergeable: this pass has met a mergeable area
  * @sweep: the last sweep over all mms that has been here.  ksm_mm_lock.
  * @lingers: the mm has exited, and left records that others need
  * @metadata: bytes of @chunks and of the records they point to; written
@@ -273,7 +272,6 @@ struct ksm_mm {
 	struct mutex lock;	/* @chunks and all below */
 	struct xarray chunks;
 	unsigned long scan_addr;
-	bool seen_mergeable;
 	unsigned long sweep;
 	bool lingers;
 	long metadata;

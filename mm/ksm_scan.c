@@ -10,7 +10,6 @@
 #include <linux/bitfield.h>
 #include <linux/freezer.h>
 #include <linux/kthread.h>
-#include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -334,6 +333,7 @@ static bool ksm_collect(struct ksm_batch *batch)
 	struct ksm_mm *kmm = batch->kmm;
 	struct mm_struct *mm = kmm->mm;
 	bool from_start = !kmm->scan_addr;
+	bool mergeable = false;
 	struct vm_area_struct *vma;
 	struct vma_iterator vmi;
 	bool more = false;
@@ -343,13 +343,11 @@ static bool ksm_collect(struct ksm_batch *batch)
 	if (ksm_mm_dying(mm))
 		goto unlock;
 
-	if (from_start)
-		kmm->seen_mergeable = false;
 	vma_iter_init(&vmi, mm, kmm->scan_addr);
 	for_each_vma(vmi, vma) {
 		if (!(vma->vm_flags & VM_MERGEABLE))
 			continue;
-		kmm->seen_mergeable = true;
+		mergeable = true;
 		if (!vma->anon_vma)
 			continue;
 		cond_resched();
@@ -367,7 +365,7 @@ static bool ksm_collect(struct ksm_batch *batch)
 		batch->next = vma->vm_end;
 	}
 	ksm_forget(kmm, batch->next, ULONG_MAX, KSM_DROP_TRY);
-	if (from_start && !kmm->seen_mergeable) {
+	if (from_start && !mergeable) {
 		ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_UNNEEDED);
 		if (xa_empty(&kmm->chunks))
 			ksm_unregister(kmm);
