@@ -680,6 +680,14 @@ static int ksmd(void *unused)
 	set_user_nice(current, 5);
 
 	while (!kthread_should_stop()) {
+		/*
+		 * With sleep_millisecs 0 the wait below sees to neither: and
+		 * he who has waited for the lock must get a CPU, if there is
+		 * only one, before it is taken again.
+		 */
+		try_to_freeze();
+		cond_resched();
+
 		down_read(&ksm_control_lock);
 		if (ksm_should_scan())
 			ksm_scan(READ_ONCE(ksm_knobs.pages_to_scan));

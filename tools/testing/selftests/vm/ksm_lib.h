@@ -204,6 +204,9 @@ int bind_area(char *area, size_t nr, int node, int flags);
 
 /* ---- lib_proc.c: other processes and control groups ---- */
 
+/* Of a process that there is one of, by its name; fails the test. */
+pid_t pid_of(const char *comm);
+
 struct peer {
 	pid_t pid;
 	int in, out;

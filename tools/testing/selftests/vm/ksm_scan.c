@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /* stock-fails: skipped_pages_merge */
+/* stock-fails: frozen_for_suspend */
 /*
  * How much ksmd scans, what it skips, and what the advisor makes of it.
  */
-#include <dirent.h>
 #include "ksm_lib.h"
 
 #define NR	256
@@ -104,35 +104,13 @@ static void pace_is_kept(void)
 	VERIFY(area, NR, 4000, NR);
 }
 
-static pid_t find_ksmd(void)
-{
-	struct dirent *entry;
-	pid_t found = 0;
-	DIR *proc;
-
-	proc = opendir("/proc");
-	CHECK(proc);
-	while (!found && (entry = readdir(proc))) {
-		char path[300], comm[32];
-
-		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
-		if (atoi(entry->d_name) &&
-		    file_read(path, comm, sizeof(comm)) > 0 &&
-		    !strcmp(comm, "ksmd\n"))
-			found = atoi(entry->d_name);
-	}
-	closedir(proc);
-	CHECK(found);
-	return found;
-}
-
 /* pitfall 29: nobody has anything to merge, ksmd does not even wake up */
 static void nothing_to_do(void)
 {
 	char path[64], *area;
 	long switches;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", find_ksmd());
+	snprintf(path, sizeof(path), "/proc/%d/status", pid_of("ksmd"));
 	area = mergeable_area(NR, 5000, NR);
 	ksm_scan(2);
 	CHECK(!munmap(area, NR * PAGE_SIZE));
@@ -147,6 +125,37 @@ static void nothing_to_do(void)
 	area = mergeable_area(NR, 5000, 2);
 	WAIT_FOR(count_ksm(area, NR) == NR);
 	VERIFY(area, NR, 5000, 2);
+}
+
+/*
+ * pitfall 29: the system goes to sleep, however busy ksmd is.  The kernel's
+ * test mode stops everybody and lets them go on at once.
+ */
+/* stock: expected failure: never comes by where it would freeze */
+static void frozen_for_suspend(void)
+{
+	char *area = mergeable_area(NR, 5500, NR);
+	double start;
+	long scans;
+
+	if (knob_override("/sys/power/pm_test", "freezer"))
+		ksm_skip("no /sys/power/pm_test");
+	CHECK(!knob_override("/sys/module/suspend/parameters/pm_test_delay",
+			     "0"));
+	/* Otherwise it would be half a minute until it gives up. */
+	CHECK(!knob_override("/sys/power/pm_freeze_timeout", "5000"));
+	ksm_set("pages_to_scan", 10000);
+	for (long sleep = 0; sleep < 3; sleep++) {
+		ksm_set("sleep_millisecs", sleep * 500);
+		ksm_scan(1);
+		start = ksm_now();
+		CHECK_EQ(file_print("/sys/power/state", "freeze"), 0);
+		ksm_note("asleep and awake again in %.2f s",
+			 ksm_now() - start);
+		scans = ksm_get("full_scans");
+		WAIT_FOR(ksm_get("full_scans") > scans);
+	}
+	VERIFY(area, NR, 5500, NR);
 }
 
 /* ---- the advisor ---- */
@@ -203,6 +212,7 @@ static const struct ksm_test tests[] = {
 	{ "merged_are_not_skipped", merged_are_not_skipped },
 	{ "pace_is_kept", pace_is_kept },
 	{ "nothing_to_do", nothing_to_do },
+	{ "frozen_for_suspend", frozen_for_suspend },
 	{ "advisor_adapts", advisor_adapts },
 	{ "advisor_merges", advisor_merges },
 };

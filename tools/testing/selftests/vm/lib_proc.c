@@ -2,9 +2,34 @@
 /*
  * Other processes that take part in a test, and a control group to put it in.
  */
+#include <dirent.h>
 #include <poll.h>
 #include <sys/mount.h>
 #include "ksm_lib.h"
+
+pid_t pid_of(const char *comm)
+{
+	struct dirent *entry;
+	pid_t found = 0;
+	DIR *proc;
+
+	proc = opendir("/proc");
+	CHECK(proc);
+	while (!found && (entry = readdir(proc))) {
+		char path[300], name[32];
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		if (!atoi(entry->d_name) ||
+		    file_read(path, name, sizeof(name)) <= 0)
+			continue;
+		name[strcspn(name, "\n")] = '\0';
+		if (!strcmp(name, comm))
+			found = atoi(entry->d_name);
+	}
+	closedir(proc);
+	CHECK(found);
+	return found;
+}
 
 void peer_start(struct peer *p, void (*fn)(struct peer *me, void *arg),
 		void *arg)
