@@ -72,10 +72,10 @@ static void ksm_retire(struct ksm_stable_node *node)
 
 	spin_lock(&node->lock);
 	kpfn = node->kpfn;
-	WRITE_ONCE(node->kpfn, KSM_PFN_GONE);
+	WRITE_ONCE(node->kpfn, kpfn | KSM_PFN_GONE);
 	spin_unlock(&node->lock);
 
-	if (kpfn != KSM_PFN_GONE)
+	if (!(kpfn & KSM_PFN_GONE))
 		trace_ksm_remove_ksm_page(kpfn);
 	if (ksm_index_remove(node))
 		ksm_put_node(node);
@@ -146,7 +146,7 @@ again:
 	moves = smp_load_acquire(&node->moves);
 	/* folio->mapping depends on it: pairs with the release of the pfn */
 	kpfn = READ_ONCE(node->kpfn);
-	if (kpfn == KSM_PFN_GONE) {
+	if (kpfn & KSM_PFN_GONE) {
 		rcu_read_unlock();
 		return NULL;
 	}
@@ -360,13 +360,16 @@ static void ksm_list_mapping(struct ksm_mapping *mapping,
 static void ksm_unlist_mapping(struct ksm_mapping *mapping, struct folio *folio)
 {
 	struct ksm_stable_node *node = mapping->node;
-	bool last;
+	bool last, full;
 
 	spin_lock(&node->lock);
 	hlist_del(&mapping->link);
+	full = node->nr_mappings == ksm_knobs.max_page_sharing;
 	WRITE_ONCE(node->nr_mappings, node->nr_mappings - 1);
 	last = !node->nr_mappings;
 	spin_unlock(&node->lock);
+	if (full)
+		ksm_index_roomy(node);
 
 	atomic_long_dec(last ? &ksm_counters.shared : &ksm_counters.sharing);
 	if (folio && last && !folio_mapped(folio))
@@ -389,6 +392,7 @@ void ksm_link_mapping(struct ksm_mapping *mapping,
 	get_anon_vma(anon_vma);
 	mapping->anon_vma = anon_vma;
 	mapping->pgoff = pgoff;
+	mapping->fingerprint = node->key.fingerprint;
 	ksm_list_mapping(mapping, node);
 }
 
@@ -413,11 +417,11 @@ void ksm_move_mapping(struct ksm_mapping *mapping, struct folio *folio,
 /**
  * ksm_unlink_mapping - forget a mapping of a KSM page
  * @mapping: a linked record, whose own mapping is gone; freed on success
- * @drop: on what condition
+ * @drop: at what cost
  *
  * Context: no folio lock held; may sleep, and unless @drop is KSM_DROP_TRY no
  * folio reference held either.
- * Return: false if the condition was not met, and nothing has changed.
+ * Return: false if it has to stay, and nothing has changed.
  */
 bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 {
@@ -427,8 +431,7 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 
 	if (IS_ERR(folio))
 		return false;
-	if (folio && drop != KSM_DROP_ALL &&
-	    ksm_mapping_needed(mapping, folio, NULL)) {
+	if (folio && ksm_mapping_needed(mapping, folio, NULL)) {
 		folio_unlock(folio);
 		folio_put(folio);
 		return false;
@@ -447,12 +450,13 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 
 /* ------------------------------------------------------------------ sweeps */
 
-static void ksm_prune_node(struct ksm_stable_node *node)
+static int ksm_prune_node(struct ksm_stable_node *node)
 {
 	struct folio *folio = get_ksm_page(node, KSM_GET_NOLOCK);
 
 	if (!IS_ERR_OR_NULL(folio))
 		folio_put(folio);
+	return 0;
 }
 
 /**
@@ -469,16 +473,17 @@ void ksm_prune(void)
 }
 
 /* Let go of a page that is not mapped, even if somebody still refers to it. */
-static void ksm_retire_unmapped(struct ksm_stable_node *node)
+static int ksm_retire_unmapped(struct ksm_stable_node *node)
 {
 	struct folio *folio = get_ksm_page(node, KSM_GET_LOCK);
 
 	if (!folio)
-		return;
+		return 0;
 	if (!folio_mapped(folio))
 		ksm_let_go(folio, node);
 	folio_unlock(folio);
 	folio_put(folio);
+	return 0;
 }
 
 /* ----------------------------------------- knobs that stop the world of KSM */
@@ -534,8 +539,8 @@ int ksm_set_run(unsigned int run)
 		if (err) {
 			WRITE_ONCE(ksm_knobs.run, KSM_STOP);
 		} else if (run == KSM_UNMERGE) {
-			ksm_reap(KSM_REAP_ALL);
 			ksm_index_for_each(ksm_retire_unmapped);
+			ksm_reap(KSM_REAP_OLD);
 			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
 	}
@@ -549,13 +554,14 @@ int ksm_set_run(unsigned int run)
 #ifdef CONFIG_MEMORY_HOTREMOVE
 static struct memory_notify *ksm_offlined;
 
-static void ksm_retire_offlined(struct ksm_stable_node *node)
+static int ksm_retire_offlined(struct ksm_stable_node *node)
 {
 	unsigned long kpfn = READ_ONCE(node->kpfn);
 
 	if (kpfn >= ksm_offlined->start_pfn &&
 	    kpfn < ksm_offlined->start_pfn + ksm_offlined->nr_pages)
 		ksm_retire(node);
+	return 0;
 }
 
 /*

@@ -220,6 +220,25 @@ bool ksm_index_remove(struct ksm_stable_node *node)
 }
 
 /**
+ * ksm_index_roomy - a KSM page that was full can take more mappings again
+ * @node: its node
+ *
+ * Searches look at a few nodes of a key: this one comes first from now on.
+ *
+ * Context: may be under a folio lock.
+ */
+void ksm_index_roomy(struct ksm_stable_node *node)
+{
+	spin_lock(&ksm_index_lock);
+	if (node->filed && !node->first) {
+		ksm_unfile_node(node);
+		/* Takes the place of another, for which no memory is needed */
+		WARN_ON_ONCE(ksm_file_node(node));
+	}
+	spin_unlock(&ksm_index_lock);
+}
+
+/**
  * ksm_index_moved - a node's page has gone to another NUMA node
  * @node: to be filed anew before the next search
  *
@@ -244,7 +263,7 @@ static bool ksm_refile_node(struct ksm_stable_node *node)
 	/* RCU: the page may be gone, its memory map must not (get_ksm_page()) */
 	rcu_read_lock();
 	kpfn = READ_ONCE(node->kpfn);
-	if (kpfn != KSM_PFN_GONE && !list_empty(&node->all)) {
+	if (!(kpfn & KSM_PFN_GONE) && !list_empty(&node->all)) {
 		ksm_unfile_node(node);
 		node->key = ksm_make_key(node->key.fingerprint,
 					 pfn_to_nid(kpfn));
@@ -255,37 +274,38 @@ static bool ksm_refile_node(struct ksm_stable_node *node)
 }
 
 /*
- * File the moved nodes anew, some at a time to let others at the lock.  One
- * that memory is short for is queued again, and waits for the next search.
+ * File the node that moved last anew.  False if there is none.  One that memory
+ * is short for is queued again, and waits for the next search.
  */
+static bool ksm_refile_next(void)
+{
+	struct llist_node *entry = llist_del_first(&ksm_moved_nodes);
+	struct ksm_stable_node *node;
+
+	if (!entry)
+		return false;
+	node = llist_entry(entry, struct ksm_stable_node, moved);
+	clear_bit(0, &node->moved_queued);
+	/* A move that we do not see queues the node again */
+	smp_mb__after_atomic();
+	if (!ksm_refile_node(node))
+		ksm_index_moved(node);
+	atomic_dec(&ksm_nr_moved);
+	ksm_put_node(node);
+	return true;
+}
+
+/* File the moved nodes anew, some at a time to let others at the lock. */
 static void ksm_refile_moved(void)
 {
-	struct llist_node *moved, *entry;
-	struct ksm_stable_node *node;
 	int budget, turns = atomic_read(&ksm_nr_moved);
 
 	while (unlikely(turns > 0)) {
 		spin_lock(&ksm_index_lock);
-		moved = llist_del_all(&ksm_moved_nodes);
-		for (budget = 64; moved && budget; budget--, turns--) {
-			entry = moved;
-			moved = moved->next;
-			node = llist_entry(entry, struct ksm_stable_node, moved);
-			clear_bit(0, &node->moved_queued);
-			/* A move that we do not see queues the node again */
-			smp_mb__after_atomic();
-			if (!ksm_refile_node(node))
-				ksm_index_moved(node);
-			atomic_dec(&ksm_nr_moved);
-			ksm_put_node(node);
-		}
-		for (; moved; moved = entry) {
-			entry = moved->next;
-			llist_add(moved, &ksm_moved_nodes);
-		}
+		for (budget = 64; turns > 0 && budget; budget--, turns--)
+			if (!ksm_refile_next())
+				turns = 0;
 		spin_unlock(&ksm_index_lock);
-		if (budget)
-			break;
 		cond_resched();
 	}
 }
@@ -385,13 +405,14 @@ static void ksm_plan_fold(struct ksm_stable_node *first)
 		ksm_mark_fold(ksm_pick(first, true, false), false);
 }
 
-static void ksm_plan_fold_at(struct ksm_stable_node *node)
+static int ksm_plan_fold_at(struct ksm_stable_node *node)
 {
 	spin_lock(&ksm_index_lock);
 	/* Once for each key that has more than one */
 	if (node->first && !list_empty(&node->siblings))
 		ksm_plan_fold(node);
 	spin_unlock(&ksm_index_lock);
+	return 0;
 }
 
 /**
@@ -482,21 +503,23 @@ bool ksm_index_empty(void)
 
 /**
  * ksm_index_for_each - visit every node that was there when it began
- * @visit: called with a reference held for it, and no lock
+ * @visit: called with a reference held for it, and no lock; an error ends it
  *
  * Visited nodes go to the end of the list, as new ones do, so it needs to
  * take the first one only as many times as there are nodes.
  *
  * Context: may sleep.  One sweep at a time.
+ * Return: 0, or what @visit has returned.
  */
-void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node))
+int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node))
 {
 	struct ksm_stable_node *node;
 	unsigned long nr;
+	int err = 0;
 
 	mutex_lock(&ksm_sweep_mutex);
 	ksm_refile_moved();
-	for (nr = READ_ONCE(ksm_nr_nodes); nr; nr--) {
+	for (nr = READ_ONCE(ksm_nr_nodes); nr && !err; nr--) {
 		spin_lock(&ksm_index_lock);
 		node = list_first_entry_or_null(&ksm_all_nodes,
 						struct ksm_stable_node, all);
@@ -507,11 +530,12 @@ void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node))
 		spin_unlock(&ksm_index_lock);
 		if (!node)
 			break;
-		visit(node);
+		err = visit(node);
 		ksm_put_node(node);
 		cond_resched();
 	}
 	mutex_unlock(&ksm_sweep_mutex);
+	return err;
 }
 
 /* ------------------------------------------------------------------- the filter */
@@ -551,11 +575,18 @@ static void ksm_filter_renew(struct ksm_filter *filter, unsigned long pages)
 						  pages * KSM_FILTER_PER_PAGE));
 
 	if (filter->bits && filter->mask == nr - 1) {
-		memset(filter->bits, 0, ksm_filter_bytes(filter));
+		unsigned long at, bytes = ksm_filter_bytes(filter);
+
+		for (at = 0; at < bytes; at += SZ_1M) {
+			memset((void *)filter->bits + at, 0,
+			       min(bytes - at, SZ_1M));
+			cond_resched();
+		}
 		return;
 	}
 	ksm_filter_free(filter);
-	filter->bits = kvzalloc(nr / 4, GFP_KERNEL | __GFP_NOWARN);
+	filter->bits = kvzalloc(nr / 4, GFP_KERNEL | __GFP_RETRY_MAYFAIL |
+					__GFP_NOWARN);
 	filter->mask = nr - 1;
 	atomic_long_add(ksm_filter_bytes(filter), &ksm_counters.metadata);
 }
@@ -731,7 +762,7 @@ static int ksm_candidates_init(void)
 void ksm_index_start_pass(void)
 {
 	ksm_pass++;
-	ksm_filter_renew(&ksm_filters[ksm_pass & 1], ksm_registered_pages());
+	ksm_filter_renew(&ksm_filters[ksm_pass & 1], ksm_expected_pages());
 }
 
 /**

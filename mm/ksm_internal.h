@@ -148,9 +148,9 @@ struct ksm_key {
 
 /**
  * struct ksm_stable_node - stands for one KSM page
- * @kpfn: where the page is now, or KSM_PFN_GONE once the node is retired.
- *	Written by ksm_migrate_page() and ksm_retire(), read without a lock;
- *	see get_ksm_page()
+ * @kpfn: where the page is now; with KSM_PFN_GONE set, where it was before the
+ *	node was retired.  Written by ksm_migrate_page() and ksm_retire(), read
+ *	without a lock; see get_ksm_page()
  * @moves: how often migration has moved the page; written with @kpfn, so
  *	that a page which comes back to an old pfn is not mistaken for gone
  * @key: under which the index files the node.  Index lock.
@@ -195,7 +195,7 @@ struct ksm_stable_node {
 	struct rcu_head rcu;
 };
 
-#define KSM_PFN_GONE	ULONG_MAX
+#define KSM_PFN_GONE	BIT(BITS_PER_LONG - 1)
 
 /**
  * struct ksm_mapping - record of one mapping of a KSM page
@@ -204,6 +204,9 @@ struct ksm_stable_node {
  *	record holds a reference to it
  * @pgoff: the page's offset in @anon_vma, the same for all these mappings
  *	and unchanged by split, merge and move of their areas
+ * @fingerprint: of what was last seen at the address: of the KSM page, or of
+ *	another that is there now, while the record is still needed.
+ *	ksm_mm.lock of the ksm_mm it belongs to.
  * @link: in node->mappings
  *
  * It belongs to the ksm_mm that found it: struct ksm_chunk points to it.
@@ -212,6 +215,7 @@ struct ksm_mapping {
 	struct ksm_stable_node *node;
 	struct anon_vma *anon_vma;
 	pgoff_t pgoff;
+	u64 fingerprint;
 	struct hlist_node link;
 };
 
@@ -287,16 +291,16 @@ enum ksm_get {
 };
 
 /**
- * enum ksm_drop - which records of mappings may be dropped, and at what cost
- * @KSM_DROP_TRY: those that are not needed any more (ksm_mapping_needed()), if
- *	the page can be locked at once
- * @KSM_DROP_UNNEEDED: those that are not needed any more
- * @KSM_DROP_ALL: all of them
+ * enum ksm_drop - at what cost a record of a mapping may be dropped
+ * @KSM_DROP_TRY: those whose page can be locked at once
+ * @KSM_DROP_WAIT: waits for the lock
+ *
+ * Whatever the cost, a record through which alone a mapping is found stays
+ * (ksm_mapping_needed()).
  */
 enum ksm_drop {
 	KSM_DROP_TRY,
-	KSM_DROP_UNNEEDED,
-	KSM_DROP_ALL,
+	KSM_DROP_WAIT,
 };
 
 struct folio *get_ksm_page(struct ksm_stable_node *node, enum ksm_get how);
@@ -327,10 +331,11 @@ void ksm_cursor_reset(void);
 void ksm_cursor_advance(struct ksm_mm *kmm);
 void ksm_unregister(struct ksm_mm *kmm);
 void ksm_take_dead_mms(struct list_head *dead);
+void ksm_bury_mm(struct ksm_mm *kmm);
 void ksm_return_dead_mms(struct list_head *dead);
 bool ksm_have_mm(void);
 bool ksm_mm_torn_down(struct mm_struct *mm);
-unsigned long ksm_registered_pages(void);
+unsigned long ksm_expected_pages(void);
 void ksm_get_mm(struct ksm_mm *kmm);
 void ksm_put_mm(struct ksm_mm *kmm);
 bool ksm_mm_dying(struct mm_struct *mm);
@@ -345,15 +350,13 @@ void ksm_abandon_pass(void);
 /* ------------------------------- ksm_record.c: what is remembered */
 
 /**
- * enum ksm_reap - of which mms that have exited is something to be dropped
- * @KSM_REAP_NEW: of those that have exited lately
- * @KSM_REAP_OLD: also of those that had left what others needed
- * @KSM_REAP_ALL: of all, and everything
+ * enum ksm_reap - which mms that have exited are to be looked at
+ * @KSM_REAP_NEW: those that have exited lately
+ * @KSM_REAP_OLD: also those that had left what others needed
  */
 enum ksm_reap {
 	KSM_REAP_NEW,
 	KSM_REAP_OLD,
-	KSM_REAP_ALL,
 };
 
 void ksm_record_init(void);
@@ -363,8 +366,10 @@ struct ksm_mapping *ksm_word_mapping(u64 word);
 void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 			  struct ksm_mapping *mapping);
 bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop);
-void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
-		enum ksm_drop drop);
+bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end);
+unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
+			 unsigned long end, enum ksm_drop drop,
+			 unsigned long looks);
 void ksm_reap(enum ksm_reap which);
 void ksm_reap_later(void);
 
@@ -395,7 +400,8 @@ void ksm_index_plan_folds(void);
 bool ksm_folding(const struct ksm_stable_node *node);
 void ksm_index_moved(struct ksm_stable_node *node);
 bool ksm_index_empty(void);
-void ksm_index_for_each(void (*visit)(struct ksm_stable_node *node));
+int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node));
+void ksm_index_roomy(struct ksm_stable_node *node);
 void ksm_seen(u64 fingerprint);
 bool ksm_seen_twice(u64 fingerprint);
 bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot);
@@ -420,8 +426,13 @@ int ksm_unmerge_all(void);
 
 /* ------------------------------------------- ksm_rmap.c: the mappings */
 
+bool ksm_linked(struct vm_area_struct *vma, const struct anon_vma *anon_vma);
 bool ksm_mapping_fits(const struct ksm_mapping *mapping,
 		      struct vm_area_struct *vma, unsigned long addr);
+bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
+	      unsigned long addr);
+bool ksm_rmap_finds(struct folio *kfolio, struct vm_area_struct *vma,
+		    unsigned long addr);
 bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 			const struct vm_area_struct *except);
 

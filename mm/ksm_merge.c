@@ -418,7 +418,9 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 	if (err)
 		goto out_target;
 	err = -EAGAIN;
-	if (ksm_fingerprint(&target.folio->page) != fingerprint)
+	/* The rmap may be walked without the lock until it is a KSM page's */
+	if (ksm_folio_busy(target.folio) ||
+	    ksm_fingerprint(&target.folio->page) != fingerprint)
 		goto out_target;
 	err = ksm_index_add(node, folio_nid(target.folio));
 	if (err)
@@ -514,10 +516,14 @@ void ksm_adopt(const struct ksm_spot *spot)
 		folio = page_folio(page);
 		if (folio_test_ksm(folio) && folio_trylock(folio)) {
 			node = folio_stable_node(folio);
-			if (node)
+			if (node) {
 				ksm_record(spot, word, mapping, node,
 					   vma->anon_vma,
 					   linear_page_index(vma, spot->addr));
+				trace_ksm_merge_with_ksm_page(page,
+							      page_to_pfn(page),
+							      mapping, mm, 0);
+			}
 			folio_unlock(folio);
 		}
 		folio_put(folio);
@@ -591,19 +597,22 @@ static bool ksm_fits(struct folio *folio, struct vm_area_struct *area,
 	struct anon_vma *anon_vma;
 
 	/*
-	 * A KSM page fits everywhere; but where merging has been given up it
-	 * is not wanted any more, and one that KSM has let go has no rmap.
+	 * A KSM page fits where its rmap leads; but where merging has been
+	 * given up it is not wanted any more.
 	 */
 	if (folio_test_ksm(folio))
-		return folio_stable_node(folio) &&
-		       (area->vm_flags & VM_MERGEABLE) &&
-		       READ_ONCE(ksm_knobs.run) != KSM_UNMERGE;
+		return (area->vm_flags & VM_MERGEABLE) &&
+		       READ_ONCE(ksm_knobs.run) != KSM_UNMERGE &&
+		       ksm_rmap_finds(folio, area, address);
 	anon_vma = folio_anon_vma(folio);
 	if (!anon_vma)
 		return true;
-	/* Else the rmap would look for it elsewhere */
-	return anon_vma->root == area->anon_vma->root &&
-	       folio->index == linear_page_index(area, address);
+	/*
+	 * Else the rmap would look for it elsewhere.  Not mapped, it does not
+	 * keep its anon_vma alive: that may be gone.
+	 */
+	return folio->index == linear_page_index(area, address) &&
+	       ksm_linked(area, anon_vma);
 }
 
 /**

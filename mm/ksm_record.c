@@ -117,7 +117,7 @@ void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
  * ksm_drop_word - forget a page
  * @kmm: the address space
  * @word: the page's; 0 on success
- * @drop: whether the record of a merged page may be dropped
+ * @drop: at what cost, if it is a merged one
  *
  * Context: @kmm->lock held; may sleep; no folio reference held unless @drop is
  * KSM_DROP_TRY.
@@ -128,7 +128,8 @@ bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
 	struct ksm_mapping *mapping = ksm_word_mapping(*word);
 
 	if (mapping) {
-		unsigned long kpfn = READ_ONCE(mapping->node->kpfn);
+		unsigned long kpfn = READ_ONCE(mapping->node->kpfn) &
+				     ~KSM_PFN_GONE;
 
 		if (!ksm_unlink_mapping(mapping, drop))
 			return false;
@@ -148,32 +149,81 @@ static void ksm_free_chunk(struct ksm_mm *kmm, unsigned long index,
 	ksm_account(kmm, -(long)sizeof(*chunk));
 }
 
+/* Those words of a chunk that stand for pages of a range, and how many. */
+static u64 *ksm_words_of(struct ksm_chunk *chunk, unsigned long index,
+			 unsigned long start, unsigned long end,
+			 unsigned int *nr)
+{
+	unsigned int first = 0, last = KSM_CHUNK_PAGES - 1;
+
+	if (index == ksm_chunk_index(start))
+		first = ksm_word_index(start);
+	if (index == ksm_chunk_index(end - 1))
+		last = ksm_word_index(end - 1);
+	*nr = last - first + 1;
+	return chunk->words + first;
+}
+
+/**
+ * ksm_remembers - is anything remembered of a range?
+ * @kmm: the address space
+ * @start: first address
+ * @end: first address beyond
+ *
+ * Context: @kmm->lock held.
+ * Return: true if so.
+ */
+bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end)
+{
+	struct ksm_chunk *chunk;
+	unsigned long index;
+	unsigned int nr;
+	u64 *words;
+
+	if (start >= end)
+		return false;
+	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
+			  ksm_chunk_index(end - 1)) {
+		words = ksm_words_of(chunk, index, start, end, &nr);
+		if (memchr_inv(words, 0, nr * sizeof(*words)))
+			return true;
+	}
+	return false;
+}
+
+/* What it costs to drop a record, in words that are not of merged pages. */
+#define KSM_RECORD_LOOKS	64
+
 /**
  * ksm_forget - drop what is remembered of a range
  * @kmm: the address space
  * @start: first address
  * @end: first address beyond
- * @drop: which records may be dropped; those that may not are left
+ * @drop: at what cost; records that have to stay are left
+ * @looks: after how many words to stop, one with a record counting for many
  *
  * Context: @kmm->lock held; may sleep; no folio reference held unless @drop
  * is KSM_DROP_TRY.
+ * Return: where it has stopped: @end if it is through.
  */
-void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
-		enum ksm_drop drop)
+unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
+			 unsigned long end, enum ksm_drop drop,
+			 unsigned long looks)
 {
+	unsigned long index, took = 0;
 	struct ksm_chunk *chunk;
-	unsigned long index, addr, limit;
+	unsigned int nr;
+	u64 *word;
 
 	if (start >= end)
-		return;
+		return end;
 	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
 			  ksm_chunk_index(end - 1)) {
-		addr = max(start, index << KSM_CHUNK_SHIFT);
-		limit = min(end - 1, (index << KSM_CHUNK_SHIFT) +
-				     (1UL << KSM_CHUNK_SHIFT) - 1);
-		for (; addr <= limit; addr += PAGE_SIZE) {
-			u64 *word = &chunk->words[ksm_word_index(addr)];
-
+		if (took >= looks)
+			return index << KSM_CHUNK_SHIFT;
+		for (word = ksm_words_of(chunk, index, start, end, &nr); nr;
+		     nr--, word++) {
+			took += ksm_word_mapping(*word) ? KSM_RECORD_LOOKS : 1;
 			if (*word)
 				ksm_drop_word(kmm, word, drop);
 		}
@@ -181,15 +231,16 @@ void ksm_forget(struct ksm_mm *kmm, unsigned long start, unsigned long end,
 			ksm_free_chunk(kmm, index, chunk);
 		cond_resched();
 	}
+	return end;
 }
 
 /* ------------------------------------------------------------ mms that have exited */
 
 /* Drop what is left of one mm.  Returns whether that was all. */
-static bool ksm_reap_mm(struct ksm_mm *kmm, enum ksm_drop drop)
+static bool ksm_reap_mm(struct ksm_mm *kmm)
 {
 	mutex_lock(&kmm->lock);
-	ksm_forget(kmm, 0, ULONG_MAX, drop);
+	ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_WAIT, ULONG_MAX);
 	mutex_unlock(&kmm->lock);
 	cond_resched();
 	return xa_empty(&kmm->chunks);
@@ -197,9 +248,9 @@ static bool ksm_reap_mm(struct ksm_mm *kmm, enum ksm_drop drop)
 
 /**
  * ksm_reap - drop what is remembered of mms that have exited
- * @which: of which, and what
+ * @which: of which
  *
- * Context: may sleep; ksm_control_lock held, for write with KSM_REAP_ALL.
+ * Context: may sleep; ksm_control_lock held.
  */
 void ksm_reap(enum ksm_reap which)
 {
@@ -208,19 +259,17 @@ void ksm_reap(enum ksm_reap which)
 	LIST_HEAD(dead);
 
 	ksm_take_dead_mms(&dead);
-	list_for_each_entry_safe(kmm, next, &dead, link) {
-		if (which != KSM_REAP_ALL && !ksm_mm_torn_down(kmm->mm)) {
+	/* As long as one has page tables, what others have left may be needed */
+	list_for_each_entry(kmm, &dead, link)
+		if (!ksm_mm_torn_down(kmm->mm))
 			again = true;
-			continue;
-		}
-		if (which == KSM_REAP_NEW && kmm->lingers)
+	list_for_each_entry_safe(kmm, next, &dead, link) {
+		if (!ksm_mm_torn_down(kmm->mm) ||
+		    (which == KSM_REAP_NEW && kmm->lingers))
 			continue;
 		kmm->lingers = true;
-		if (ksm_reap_mm(kmm, which == KSM_REAP_ALL ?
-				     KSM_DROP_ALL : KSM_DROP_UNNEEDED)) {
-			list_del_init(&kmm->link);
-			ksm_put_mm(kmm);
-		}
+		if (ksm_reap_mm(kmm))
+			ksm_bury_mm(kmm);
 	}
 	ksm_return_dead_mms(&dead);
 	if (again)
@@ -239,6 +288,8 @@ static void ksm_reap_work_fn(struct work_struct *work)
 	/* The old ones are ksmd's to look at again, unless it is at rest */
 	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
 	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
+	if (!scanning)
+		ksm_prune();
 	up_read(&ksm_control_lock);
 	WRITE_ONCE(ksm_reap_took, jiffies - start);
 	/* If ksmd is in the way it sees for itself that nobody is left */

@@ -29,6 +29,7 @@ static DEFINE_SPINLOCK(ksm_mm_lock);
 static struct rhashtable ksm_mm_table;
 static LIST_HEAD(ksm_mm_list);
 static LIST_HEAD(ksm_dead_list);
+static unsigned long ksm_nr_dead;	/* also those that are off the list */
 static struct list_head *ksm_cursor = &ksm_mm_list;
 static unsigned long ksm_sweep;
 
@@ -139,13 +140,19 @@ void __ksm_exit(struct mm_struct *mm)
 	kmm = rhashtable_lookup_fast(&ksm_mm_table, &mm, ksm_mm_params);
 	if (kmm) {
 		ksm_unlink_mm(kmm);
-		/* Nobody else has it, and nobody has ever scanned it */
+		/*
+		 * Nobody else has it, nobody has ever scanned it, and none of
+		 * the dead has left a record for its sake: that is judged
+		 * once its page tables are gone.
+		 */
 		untouched = refcount_read(&kmm->refs) == 1 &&
-			    xa_empty(&kmm->chunks);
-		if (!untouched)
+			    xa_empty(&kmm->chunks) && !ksm_nr_dead;
+		if (!untouched) {
 			list_add_tail(&kmm->link, &ksm_dead_list);
+			ksm_nr_dead++;
+		}
 	}
-	dead = !list_empty(&ksm_dead_list);
+	dead = ksm_nr_dead;
 	spin_unlock(&ksm_mm_lock);
 
 	if (untouched) {
@@ -158,7 +165,6 @@ void __ksm_exit(struct mm_struct *mm)
 			mmap_write_unlock(mm);
 		}
 	}
-	/* Perhaps what the dead have left was needed for this one */
 	if (dead)
 		ksm_reap_later();
 	trace_ksm_exit(mm);
@@ -198,6 +204,21 @@ void ksm_take_dead_mms(struct list_head *dead)
 	spin_lock(&ksm_mm_lock);
 	list_splice_init(&ksm_dead_list, dead);
 	spin_unlock(&ksm_mm_lock);
+}
+
+/**
+ * ksm_bury_mm - nothing is remembered of an mm any more
+ * @kmm: on a list that ksm_take_dead_mms() has filled
+ *
+ * Context: may sleep.
+ */
+void ksm_bury_mm(struct ksm_mm *kmm)
+{
+	spin_lock(&ksm_mm_lock);
+	list_del_init(&kmm->link);
+	ksm_nr_dead--;
+	spin_unlock(&ksm_mm_lock);
+	ksm_put_mm(kmm);
 }
 
 /**
@@ -326,18 +347,22 @@ bool ksm_have_mm(void)
 }
 
 /**
- * ksm_registered_pages - how many anonymous pages the registered mms have
+ * ksm_expected_pages - how many pages a pass will look at
+ *
+ * As many of an mm as the last pass did, or all its anonymous pages if that
+ * was before its time.
  *
  * Return: an estimate, for the size of tables.
  */
-unsigned long ksm_registered_pages(void)
+unsigned long ksm_expected_pages(void)
 {
 	unsigned long pages = 0;
 	struct ksm_mm *kmm;
 
 	spin_lock(&ksm_mm_lock);
 	list_for_each_entry(kmm, &ksm_mm_list, link)
-		pages += get_mm_counter(kmm->mm, MM_ANONPAGES);
+		pages += READ_ONCE(kmm->mm->ksm_rmap_items) ?:
+			 get_mm_counter(kmm->mm, MM_ANONPAGES);
 	spin_unlock(&ksm_mm_lock);
 	return pages;
 }

@@ -84,60 +84,112 @@ void rmap_walk_ksm(struct folio *kfolio, struct rmap_walk_control *control)
 }
 
 /**
- * ksm_mapping_fits - is a record that of a mapping?
+ * ksm_linked - does an rmap walk of an anon_vma come to an area?
+ * @vma: the area
+ * @anon_vma: only compared with, so it need not exist any more
+ *
+ * Context: the area's mmap_lock or own lock held, or that of its anon_vma.
+ * Return: true if so.
+ */
+bool ksm_linked(struct vm_area_struct *vma, const struct anon_vma *anon_vma)
+{
+	struct anon_vma_chain *avc;
+
+	/* In most cases */
+	if (vma->anon_vma == anon_vma)
+		return true;
+	list_for_each_entry(avc, &vma->anon_vma_chain, same_vma)
+		if (avc->anon_vma == anon_vma)
+			return true;
+	return false;
+}
+
+/**
+ * ksm_mapping_fits - does a record lead to a mapping?
  * @mapping: the record
  * @vma: the area, which may have been moved since the record was made
  * @addr: the mapping's address in it
  *
- * Context: mmap_lock held.
- * Return: true if it is.
+ * Context: as for ksm_linked().
+ * Return: true if it does.
  */
 bool ksm_mapping_fits(const struct ksm_mapping *mapping,
 		      struct vm_area_struct *vma, unsigned long addr)
 {
 	return mapping->pgoff == linear_page_index(vma, addr) &&
-	       mapping->anon_vma->root == vma->anon_vma->root;
+	       ksm_linked(vma, mapping->anon_vma);
 }
 
-/* Does a record lead to an area that has its offset?  Its root is locked. */
-static bool ksm_leads_to(struct ksm_mapping *mapping,
-			 struct vm_area_struct *vma)
+/**
+ * ksm_rmap_finds - would an rmap walk find a mapping that is about to be made?
+ * @kfolio: the KSM page
+ * @vma: the area
+ * @addr: the address
+ *
+ * Context: @kfolio locked; for @vma as for ksm_linked().
+ * Return: true if so; false also if KSM has let the page go.
+ */
+bool ksm_rmap_finds(struct folio *kfolio, struct vm_area_struct *vma,
+		    unsigned long addr)
 {
-	struct anon_vma_chain *avc;
+	struct ksm_stable_node *node = folio_stable_node(kfolio);
+	struct ksm_mapping *mapping;
 
-	if (mapping->anon_vma == vma->anon_vma)
-		return true;
-	anon_vma_interval_tree_foreach(avc, &mapping->anon_vma->rb_root,
-				       mapping->pgoff, mapping->pgoff)
-		if (avc->vma == vma)
+	if (!node)
+		return false;
+	hlist_for_each_entry(mapping, &node->mappings, link)
+		if (ksm_mapping_fits(mapping, vma, addr))
 			return true;
 	return false;
 }
 
-/* Is there another record that leads to an area? */
+/*
+ * Is there another record that leads to an area?  Their root is locked.  Gives
+ * up, and says no, when the looks are used up.
+ */
 static bool ksm_found_otherwise(struct ksm_mapping *mapping,
-				struct vm_area_struct *vma)
+				struct vm_area_struct *vma, int *looks)
 {
 	struct ksm_mapping *other;
 
-	hlist_for_each_entry(other, &mapping->node->mappings, link)
+	hlist_for_each_entry(other, &mapping->node->mappings, link) {
+		if (--*looks < 0)
+			return false;
 		if (other != mapping && other->pgoff == mapping->pgoff &&
-		    other->anon_vma->root == mapping->anon_vma->root &&
-		    ksm_leads_to(other, vma))
+		    ksm_linked(vma, other->anon_vma))
 			return true;
+	}
 	return false;
 }
 
-static bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
-		     unsigned long addr)
+/**
+ * ksm_maps - is a KSM page mapped at an address?
+ * @kfolio: the page
+ * @vma: an area, kept by its mmap_lock or the lock of its anon_vma
+ * @addr: in the area
+ *
+ * An entry that is being changed looks empty to those who do not wait for its
+ * lock, as this does.
+ *
+ * Context: @kfolio locked; does not sleep.
+ * Return: true if it is; a migration entry does not count.
+ */
+bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
+	      unsigned long addr)
 {
-	DEFINE_FOLIO_VMA_WALK(walk, kfolio, vma, addr, 0);
+	DEFINE_FOLIO_VMA_WALK(walk, kfolio, vma, addr, PVMW_SYNC);
 
 	if (!page_vma_mapped_walk(&walk))
 		return false;
 	page_vma_mapped_walk_done(&walk);
 	return true;
 }
+
+/*
+ * Records that ksm_mapping_needed() looks at.  It does so for each of the
+ * areas that fork has made of one, and may hold up every fork of the family.
+ */
+#define KSM_NEEDED_LOOKS	65536
 
 /**
  * ksm_mapping_needed - would a mapping be lost without a record?
@@ -150,12 +202,13 @@ static bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
  * exited.
  *
  * Context: @kfolio locked; may sleep.
- * Return: true if so.
+ * Return: true if so, or if it takes too long to tell.
  */
 bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 			const struct vm_area_struct *except)
 {
 	struct anon_vma *anon_vma = mapping->anon_vma;
+	int looks = KSM_NEEDED_LOOKS;
 	struct anon_vma_chain *avc;
 	bool needed = false;
 
@@ -169,7 +222,7 @@ bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 		cond_resched();
 		if (vma != except && ksm_maps(kfolio, vma,
 					      vma_address(vma, mapping->pgoff, 1)) &&
-		    !ksm_found_otherwise(mapping, vma)) {
+		    !ksm_found_otherwise(mapping, vma, &looks)) {
 			needed = true;
 			break;
 		}
@@ -180,7 +233,8 @@ bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 
 #ifdef CONFIG_MEMORY_FAILURE
 /* The threads to be told of an error that a process sees through one record. */
-static void ksm_collect_victims(struct ksm_mapping *mapping, struct page *kpage,
+static void ksm_collect_victims(struct ksm_mapping *mapping,
+				struct folio *kfolio, struct page *kpage,
 				struct list_head *victims, int force_early)
 {
 	struct anon_vma *anon_vma = mapping->anon_vma;
@@ -196,11 +250,13 @@ static void ksm_collect_victims(struct ksm_mapping *mapping, struct page *kpage,
 		anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root,
 					       mapping->pgoff, mapping->pgoff) {
 			struct vm_area_struct *vma = avc->vma;
+			unsigned long addr = vma_address(vma, mapping->pgoff, 1);
 
-			if (vma->vm_mm == victim->mm)
+			/* Not those that have got a page of their own since */
+			if (vma->vm_mm == victim->mm &&
+			    ksm_maps(kfolio, vma, addr))
 				add_to_kill_ksm(victim, kpage, vma, victims,
-						vma_address(vma, mapping->pgoff,
-							    1));
+						addr);
 		}
 	}
 	rcu_read_unlock();
@@ -225,6 +281,7 @@ void collect_procs_ksm(struct folio *kfolio, struct page *kpage,
 	if (!node)
 		return;
 	hlist_for_each_entry(mapping, &node->mappings, link)
-		ksm_collect_victims(mapping, kpage, victims, force_early);
+		ksm_collect_victims(mapping, kfolio, kpage, victims,
+				    force_early);
 }
 #endif /* CONFIG_MEMORY_FAILURE */

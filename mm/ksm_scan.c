@@ -132,6 +132,16 @@ static bool ksm_skip_page(u64 *word)
 	return skip;
 }
 
+/* Does a page have tags beside its content, which merging it would lose? */
+static bool ksm_page_has_tags(struct page *page)
+{
+#ifdef CONFIG_ARM64_MTE
+	return page_mte_tagged(page);
+#else
+	return false;
+#endif
+}
+
 /* A present page, under the page table lock. */
 static void ksm_collect_page(struct ksm_batch *batch,
 			     struct vm_area_struct *vma, struct page *page,
@@ -143,7 +153,7 @@ static void ksm_collect_page(struct ksm_batch *batch,
 	u64 fingerprint;
 
 	if (!folio || !folio_test_anon(folio) || folio_is_zone_device(folio) ||
-	    PageHWPoison(page)) {
+	    PageHWPoison(page) || ksm_page_has_tags(page)) {
 		if (word && *word)
 			ksm_found(batch, KSM_FOUND_GONE, addr);
 		return;
@@ -282,11 +292,30 @@ static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
 		return ksm_collect_huge(batch, pmdp, walk->vma, addr, end);
 
 	for (; addr < end; addr = chunk_end) {
-		chunk_end = min(end, ALIGN(addr + 1, 1UL << KSM_CHUNK_SHIFT));
+		chunk_end = min(end - 1, addr | (BIT(KSM_CHUNK_SHIFT) - 1)) + 1;
 		if (ksm_collect_chunk(batch, pmdp, walk->vma, addr, chunk_end))
 			return 1;
 	}
 	return 0;
+}
+
+/*
+ * There are no pages from batch->next to @end: forget those that there were.
+ * That takes a while, so a batch of pages ends here, and the next one begins
+ * with it.  Returns whether there is more.
+ */
+static bool ksm_collect_gap(struct ksm_batch *batch, unsigned long end)
+{
+	if (ksm_remembers(batch->kmm, batch->next, end)) {
+		if (batch->nr)
+			return true;
+		batch->next = ksm_forget(batch->kmm, batch->next, end,
+					 KSM_DROP_TRY, KSM_BATCH_ENTRIES);
+		if (batch->next < end)
+			return true;
+	}
+	batch->next = max(end, batch->next);
+	return false;
 }
 
 static int ksm_collect_hole(unsigned long addr, unsigned long end, int depth,
@@ -294,9 +323,8 @@ static int ksm_collect_hole(unsigned long addr, unsigned long end, int depth,
 {
 	struct ksm_batch *batch = walk->private;
 
-	ksm_forget(batch->kmm, addr, end, KSM_DROP_TRY);
-	batch->next = end;
-	return 0;
+	batch->next = addr;
+	return ksm_collect_gap(batch, end);
 }
 
 static const struct mm_walk_ops ksm_collect_ops = {
@@ -354,22 +382,17 @@ static bool ksm_collect(struct ksm_batch *batch)
 		more = ksm_batch_full(batch);
 		if (more)
 			goto unlock;
-		if (batch->next < vma->vm_start) {
-			ksm_forget(kmm, batch->next, vma->vm_start,
-				   KSM_DROP_TRY);
-			batch->next = vma->vm_start;
-		}
+		more = ksm_collect_gap(batch, vma->vm_start);
+		if (more)
+			goto unlock;
 		more = ksm_collect_vma(batch, vma) && batch->next < vma->vm_end;
 		if (more)
 			goto unlock;
 		batch->next = vma->vm_end;
 	}
-	ksm_forget(kmm, batch->next, ULONG_MAX, KSM_DROP_TRY);
-	if (from_start && !mergeable) {
-		ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_UNNEEDED);
-		if (xa_empty(&kmm->chunks))
-			ksm_unregister(kmm);
-	}
+	more = ksm_collect_gap(batch, ULONG_MAX);
+	if (from_start && !more && !mergeable && xa_empty(&kmm->chunks))
+		ksm_unregister(kmm);
 unlock:
 	kmm->scan_addr = more ? batch->next : 0;
 	mmap_read_unlock(mm);
@@ -461,28 +484,49 @@ static bool ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
 	return merged;
 }
 
+/*
+ * What was last seen of a page, in the form of a word.  One that has been
+ * merged was seen as what it was merged into, unless it has been looked at
+ * since then and its record had to stay.
+ */
+static u64 ksm_last_seen(u64 word)
+{
+	struct ksm_mapping *mapping = ksm_word_mapping(word);
+
+	if (mapping)
+		return mapping->fingerprint | KSM_WORD_PAGE;
+	/* New: this counts as its first visit, for smart scan */
+	if (!word && READ_ONCE(ksm_knobs.smart_scan))
+		return FIELD_PREP(KSM_WORD_AGE, 1);
+	return word;
+}
+
 static void ksm_scan_page(struct ksm_mm *kmm, struct ksm_found *found)
 {
 	const struct ksm_spot spot = { .kmm = kmm, .addr = found->addr };
 	u64 *word = ksm_word(kmm, found->addr, true);
-	u64 fingerprint = found->fingerprint;
+	u64 last, fingerprint = found->fingerprint;
+	struct ksm_mapping *mapping;
 	bool unchanged;
 
 	if (!word)
 		return;
-	/* It was merged when we last looked, and has been written to since */
-	if ((*word & KSM_WORD_MAPPING) &&
-	    !ksm_drop_word(kmm, word, KSM_DROP_TRY))
-		return;
-
 	ksm_seen(fingerprint);
-	unchanged = (*word & KSM_WORD_PAGE) &&
-		    (*word & KSM_WORD_FINGERPRINT) == fingerprint;
+	last = ksm_last_seen(*word);
+	/* It was merged when we last looked, and has been written to since */
+	mapping = ksm_word_mapping(*word);
+	if (mapping && !ksm_drop_word(kmm, word, KSM_DROP_TRY)) {
+		mapping->fingerprint = fingerprint;
+		return;
+	}
+
+	unchanged = (last & KSM_WORD_PAGE) &&
+		    (last & KSM_WORD_FINGERPRINT) == fingerprint;
 	if (unchanged && ksm_try_merge(&spot, found))
 		return;
 	ksm_set_word(kmm, word, fingerprint | KSM_WORD_PAGE |
 				(unchanged ? KSM_WORD_UNSHARED : 0) |
-				(*word & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
+				(last & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
 }
 
 /* A mapping that is swapped out: is there still a page it may come back to? */
@@ -563,12 +607,11 @@ static void ksm_start_pass(void)
 	ksm_in_pass = true;
 }
 
+/* Whoever waits for full_scans to change then sees all that the pass has done. */
 static void ksm_end_pass(void)
 {
 	ksm_in_pass = false;
-	trace_ksm_stop_scan(atomic_long_read(&ksm_counters.full_scans),
-			    atomic_long_read(&ksm_counters.tracked));
-	atomic_long_inc(&ksm_counters.full_scans);
+	ksm_advisor_end_pass();
 	ksm_index_end_pass();
 	ksm_reap(KSM_REAP_OLD);
 	if (time_after(jiffies, ksm_last_prune +
@@ -576,7 +619,9 @@ static void ksm_end_pass(void)
 		ksm_prune();
 		ksm_last_prune = jiffies;
 	}
-	ksm_advisor_end_pass();
+	trace_ksm_stop_scan(atomic_long_read(&ksm_counters.full_scans),
+			    atomic_long_read(&ksm_counters.tracked));
+	atomic_long_inc(&ksm_counters.full_scans);
 }
 
 /**
@@ -691,8 +736,11 @@ static int ksmd(void *unused)
 		down_read(&ksm_control_lock);
 		if (ksm_should_scan())
 			ksm_scan(READ_ONCE(ksm_knobs.pages_to_scan));
-		if (!ksm_have_mm())
+		if (!ksm_have_mm()) {
+			if (ksm_in_pass)
+				ksm_end_pass();
 			ksm_index_idle();
+		}
 		up_read(&ksm_control_lock);
 
 		if (!ksm_should_scan()) {

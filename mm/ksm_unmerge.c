@@ -4,6 +4,8 @@
  */
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
+#include <linux/rmap.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
@@ -138,6 +140,7 @@ void ksm_break_spot(const struct ksm_spot *spot)
 	mmap_read_unlock(mm);
 }
 
+/* All areas of an mm that take part. */
 static int ksm_unmerge_mm(struct ksm_mm *kmm)
 {
 	struct mm_struct *mm = kmm->mm;
@@ -161,10 +164,90 @@ static int ksm_unmerge_mm(struct ksm_mm *kmm)
 	return err;
 }
 
+static void ksm_forget_mm(struct ksm_mm *kmm)
+{
+	ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_WAIT, ULONG_MAX);
+	kmm->scan_addr = 0;
+}
+
+/**
+ * struct ksm_user - somebody who maps a KSM page
+ * @mm: his address space, with a reference to its users; NULL if there is none
+ * @addr: the page's address in it
+ */
+struct ksm_user {
+	struct mm_struct *mm;
+	unsigned long addr;
+};
+
+static bool ksm_take_user(struct folio *kfolio, struct vm_area_struct *vma,
+			  unsigned long addr, void *arg)
+{
+	struct ksm_user *user = arg;
+
+	if (!ksm_maps(kfolio, vma, addr) || ksm_mm_dying(vma->vm_mm) ||
+	    !mmget_not_zero(vma->vm_mm))
+		return true;
+	user->mm = vma->vm_mm;
+	user->addr = addr;
+	return false;
+}
+
+/* Somebody who maps the page of a node. */
+static struct ksm_user ksm_find_user(struct ksm_stable_node *node)
+{
+	struct ksm_user user = { .mm = NULL };
+	struct rmap_walk_control control = {
+		.rmap_one	= ksm_take_user,
+		.arg		= &user,
+	};
+	struct folio *kfolio = get_ksm_page(node, KSM_GET_LOCK);
+
+	if (kfolio) {
+		rmap_walk_ksm(kfolio, &control);
+		folio_unlock(kfolio);
+		folio_put(kfolio);
+	}
+	return user;
+}
+
+/*
+ * A KSM page may also be mapped in areas that do not take part: by those who
+ * have shared a page by fork with somebody who does.
+ */
+static int ksm_unmerge_node(struct ksm_stable_node *node)
+{
+	struct ksm_user user, last = { .mm = NULL };
+	struct vm_area_struct *vma;
+	int err = 0;
+
+	while (!err) {
+		user = ksm_find_user(node);
+		if (!user.mm)
+			break;
+		/* A poisoned page, say, that cannot be broken */
+		if (user.mm == last.mm && user.addr == last.addr) {
+			mmput(user.mm);
+			break;
+		}
+		last = user;
+		mmap_read_lock(user.mm);
+		vma = vma_lookup(user.mm, user.addr);
+		if (vma)
+			err = ksm_break(vma, user.addr, user.addr + PAGE_SIZE,
+					false);
+		mmap_read_unlock(user.mm);
+		mmput(user.mm);
+		cond_resched();
+	}
+	return err;
+}
+
 /**
  * ksm_unmerge_all - give everybody pages of his own again, forget everything
  *
  * A child that is forked meanwhile joins the end of the list, so it is met.
+ * Records that are needed even so, by somebody who is exiting, stay.
  *
  * Context: ksm_control_lock held for write; may sleep for long.
  * Return: 0; -ENOMEM or -ERESTARTSYS, with part of the work done.
@@ -172,21 +255,31 @@ static int ksm_unmerge_mm(struct ksm_mm *kmm)
 int ksm_unmerge_all(void)
 {
 	struct ksm_mm *kmm;
-	int err;
+	int err = 0;
 
 	ksm_sweep_mms();
 	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
 		mutex_lock(&kmm->lock);
 		err = ksm_unmerge_mm(kmm);
-		if (!err) {
-			ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_ALL);
-			kmm->scan_addr = 0;
-		}
+		if (!err)
+			ksm_forget_mm(kmm);
 		mutex_unlock(&kmm->lock);
 		if (err) {
 			ksm_put_mm(kmm);
 			return err;
 		}
+		cond_resched();
+	}
+	err = ksm_index_for_each(ksm_unmerge_node);
+	if (err)
+		return err;
+
+	/* What had to stay for the sake of those that came later */
+	ksm_sweep_mms();
+	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
+		mutex_lock(&kmm->lock);
+		ksm_forget_mm(kmm);
+		mutex_unlock(&kmm->lock);
 		cond_resched();
 	}
 	return 0;

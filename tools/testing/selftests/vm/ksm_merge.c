@@ -524,6 +524,47 @@ static void kernel_writes(void)
 		CHECK(page_is(area + i * PAGE_SIZE, 990 + (i % 2 == 0)));
 }
 
+/* Written with what was there: merged again as soon as it is looked at. */
+static void same_again(void)
+{
+	const size_t nr = 64;
+	char *area = mergeable_area(nr, 9000, 4);
+
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	for (size_t i = 0; i < nr; i += 3)
+		fill_page(area + i * PAGE_SIZE, 9000 + i % 4);
+	CHECK_EQ(count_ksm(area, nr), nr - (nr + 2) / 3);
+	/* What is left of one pass, and one more. */
+	ksm_scan(2);
+	ksm_set("run", 0);
+	CHECK_EQ(count_ksm(area, nr), nr);
+	CHECK_EQ(ksm_get("pages_shared"), 4);
+	VERIFY(area, nr, 9000, 4);
+}
+
+/* A child still needs the records: that does not hold up the new content. */
+static void rewritten_after_fork(void)
+{
+	const size_t nr = 64;
+	char *area = mergeable_area(nr, 9100, 4);
+	pid_t child;
+
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	child = fork();
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	fill_area(area, nr, 9200, 4);
+	/* What is left of one pass, seen in the second, merged in the third. */
+	ksm_scan(3);
+	ksm_set("run", 0);
+	CHECK_EQ(count_ksm(area, nr), nr);
+	VERIFY(area, nr, 9200, 4);
+}
+
 static const struct ksm_test tests[] = {
 	{ "identical_pages", identical_pages },
 	{ "kpageflags", kpageflags },
@@ -541,6 +582,8 @@ static const struct ksm_test tests[] = {
 	{ "unmerge_against_scan", unmerge_against_scan },
 	{ "writers_against_merge", writers_against_merge },
 	{ "kernel_writes", kernel_writes },
+	{ "same_again", same_again },
+	{ "rewritten_after_fork", rewritten_after_fork },
 };
 
 int main(int argc, char **argv)

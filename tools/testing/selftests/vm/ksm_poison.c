@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+/* stock-fails: hard_failure_copied */
 /*
  * Memory failure: a KSM page that may fail is moved and nobody notices; one
  * that has failed takes its users along, and nobody else.  (pitfall 24)
@@ -310,11 +311,42 @@ static void hard_failure_forked(void)
 	make_sound(bad);
 }
 
+/* He who has written to it since has a page of his own, which is sound. */
+/* stock: expected failure: goes by the records, whatever is mapped there now */
+static void hard_failure_copied(void)
+{
+	struct peer failing;
+	unsigned long bad;
+	char *area;
+
+	need_hwpoison();
+	area = mergeable_area(NR, 600, NR);
+	peer_start(&failing, peer_failing, (void *)600);
+	peer_recv(&failing);
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR), NR);
+	bad = pfn(area + 7 * PAGE_SIZE);
+	fill_page(area + 7 * PAGE_SIZE, 607);
+	CHECK(pfn(area + 7 * PAGE_SIZE) != bad);
+
+	CHECK(!prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
+	catch_sigbus();
+	if (!sigsetjmp(back, 1)) {
+		peer_send(&failing, 0);
+		peer_recv(&failing);
+		peer_join(&failing);
+	}
+	make_sound(bad);
+	CHECK_EQ(signal_code, 0);
+	VERIFY(area, NR, 600, NR);
+}
+
 static const struct ksm_test tests[] = {
 	{ "soft_offline", soft_offline },
 	{ "soft_offline_scanned", soft_offline_scanned },
 	{ "hard_failure", hard_failure },
 	{ "hard_failure_forked", hard_failure_forked },
+	{ "hard_failure_copied", hard_failure_copied },
 };
 
 int main(int argc, char **argv)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* vm: --nodes 2 */
 /* stock-fails: split_areas_cost */
+/* stock-fails: unmerged_without_advice */
 /*
  * From a KSM page to its mappings: forked, moved, split and orphaned ones.
  * Migration shows whether all of them are found: a page with a mapping that
@@ -392,6 +393,53 @@ static void split_areas_cost(void)
 		FAIL("cost grows with the number of areas");
 }
 
+static void peer_advises(struct peer *me, void *arg)
+{
+	char *area = arg, *second;
+
+	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
+	second = mergeable_area(NR, 800, NR);
+	peer_send(me, (long)second);
+	peer_recv(me);
+	VERIFY(area, NR, 800, NR);
+	VERIFY(second, NR, 800, NR);
+}
+
+/*
+ * Only the child has offered memory, which the parent still shares with it by
+ * fork: so the parent maps KSM pages, and run = 2 takes his apart as well.
+ */
+/* stock: expected failure: unmerges what was offered, and forgets the rest */
+static void unmerged_without_advice(void)
+{
+	char *above = map_pages(2 * NR), *area = map_pages(NR);
+	struct peer child;
+
+	need_nodes(nodes, 2);
+	fill_area(area, NR, 800, NR);
+	/* Of two pages the one that is met first stays: here, that of both */
+	CHECK_GE(above, area);
+	CHECK(!munmap(above, 2 * NR * PAGE_SIZE));
+	peer_start(&child, peer_advises, area);
+	if ((char *)peer_recv(&child) < area)
+		ksm_skip("memory is mapped in another order");
+	ksm_settle();
+	CHECK_EQ(ksm_get("pages_shared"), NR);
+	CHECK_EQ(count_ksm(area, NR), NR);
+	/* Found by way of the child's records. */
+	move_all(area, NR, nodes[1]);
+	move_all(area, NR, nodes[0]);
+
+	ksm_set("run", 2);
+	CHECK_EQ(ksm_get("pages_shared"), 0);
+	CHECK_EQ(ksm_get("pages_sharing"), 0);
+	CHECK_EQ(count_ksm(area, NR), 0);
+	move_all(area, NR, nodes[1]);
+	peer_send(&child, 0);
+	peer_join(&child);
+	VERIFY(area, NR, 800, NR);
+}
+
 static const struct ksm_test tests[] = {
 	{ "forked_follow", forked_follow },
 	{ "orphans_follow", orphans_follow },
@@ -402,6 +450,7 @@ static const struct ksm_test tests[] = {
 	{ "anon_vmas_go", anon_vmas_go },
 	{ "idle_tracking", idle_tracking },
 	{ "split_areas_cost", split_areas_cost },
+	{ "unmerged_without_advice", unmerged_without_advice },
 };
 
 int main(int argc, char **argv)

@@ -127,6 +127,37 @@ static void nothing_to_do(void)
 	VERIFY(area, NR, 5000, 2);
 }
 
+static void peer_of_pages(struct peer *me, void *arg)
+{
+	mergeable_area(NR, 5200, NR);
+	peer_send(me, 0);
+	peer_recv(me);
+}
+
+/* A pass ends when there is nobody left, not when the next one comes. */
+static void pass_ends_with_the_last(void)
+{
+	struct peer peer;
+	char *area;
+	long scans;
+
+	ksm_set("pages_to_scan", 1);
+	ksm_set("sleep_millisecs", 300);
+	peer_start(&peer, peer_of_pages, NULL);
+	peer_recv(&peer);
+	scans = ksm_get("pages_scanned");
+	ksm_set("run", 1);
+	WAIT_FOR(ksm_get("pages_scanned") > scans);
+	peer_send(&peer, 0);
+	peer_join(&peer);
+	usleep(600000 * ksm_slow());
+
+	scans = ksm_get("full_scans");
+	area = mergeable_area(NR, 5300, NR);
+	CHECK(!BECOMES(ksm_get("full_scans") != scans, 1));
+	VERIFY(area, NR, 5300, NR);
+}
+
 /*
  * pitfall 29: the system goes to sleep, however busy ksmd is.  The kernel's
  * test mode stops everybody and lets them go on at once.
@@ -212,6 +243,7 @@ static const struct ksm_test tests[] = {
 	{ "merged_are_not_skipped", merged_are_not_skipped },
 	{ "pace_is_kept", pace_is_kept },
 	{ "nothing_to_do", nothing_to_do },
+	{ "pass_ends_with_the_last", pass_ends_with_the_last },
 	{ "frozen_for_suspend", frozen_for_suspend },
 	{ "advisor_adapts", advisor_adapts },
 	{ "advisor_merges", advisor_merges },

@@ -120,6 +120,26 @@ static void room_is_found(void)
 			      i % 10 > 5 ? 1000 + i : 30));
 }
 
+/* However many others there are of the same content. */
+static void room_is_found_in_any(void)
+{
+	const size_t nr = 100;
+	char *area = mergeable_area(nr, 70, 1);
+
+	ksm_set("max_page_sharing", 2);
+	ksm_scan(3);
+	WAIT_FOR(count_ksm(area, nr) == nr);
+	for (size_t i = 0; i < nr; i += 9) {
+		fill_page(area + i * PAGE_SIZE, 70);
+		WAIT_FOR(is_ksm(area + i * PAGE_SIZE));
+	}
+	ksm_set("run", 0);
+	CHECK_EQ(ksm_get("pages_shared"), nr / 2);
+	CHECK_EQ(ksm_get("pages_sharing"), nr / 2);
+	CHECK_EQ(count_pages(area, nr, 2), nr / 2);
+	VERIFY(area, nr, 70, 1);
+}
+
 /* A fork may go over the limit; what is merged by a scan may not. */
 static void forked(void)
 {
@@ -208,6 +228,7 @@ static const struct ksm_test tests[] = {
 	{ "below_limit", below_limit },
 	{ "several_contents", several_contents },
 	{ "room_is_found", room_is_found },
+	{ "room_is_found_in_any", room_is_found_in_any },
 	{ "forked", forked },
 	{ "default_limit", default_limit },
 	{ "chain_shrinks", chain_shrinks },

@@ -11,6 +11,7 @@
 
 #define POINTER		"(0x)?[0-9a-f]+"
 #define NUMBER		"[0-9]+"
+#define PFN		"[0-9]{1,12}"	/* -1 is longer */
 #define ERROR		"-?[0-9]+"
 
 static const struct event {
@@ -27,9 +28,9 @@ static const struct event {
 	{ "ksm_merge_with_ksm_page",
 	  "(ksm )?pfn " NUMBER " rmap_item " POINTER " mm " POINTER
 	  " error " ERROR },
-	{ "ksm_remove_ksm_page", "pfn " NUMBER },
+	{ "ksm_remove_ksm_page", "pfn " PFN },
 	{ "ksm_remove_rmap_item",
-	  "pfn " NUMBER " rmap_item " POINTER " mm " POINTER },
+	  "pfn " PFN " rmap_item " POINTER " mm " POINTER },
 	{ "ksm_advisor",
 	  "ksm scan time " NUMBER " pages_to_scan " NUMBER
 	  " cpu percent " NUMBER },
