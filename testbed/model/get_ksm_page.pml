@@ -4,25 +4,23 @@
  * There are a few page frames, one stable node, and the one KSM page it stands
  * for, which one page table entry maps.  Each statement is one access to memory
  * that others may see; what is in an atomic block is one instruction, or done
- * under the page table lock or the lock of the swap cache.
+ * under the page table lock or the lock of the swap cache.  All see the stores
+ * of one in the order he made them: that is what the barriers in ksm.c are for.
  *
  * What is proven, for all interleavings:
  *
  *	held	whoever got a page from get_ksm_page() holds the node's page, it
  *		is where the node says, and stays so until he lets it go;
  *	stale	a node is retired only when its page is gone, or let go, for good;
- *	locked	nobody waits for the folio lock with a reference held, but for
- *		migration and reclaim themselves.
+ *	locked	migration does not fail because of one who waits for the lock that
+ *		migration holds.
  *
  * Each of the macros that begin with MUTANT_ takes out one thing that this
  * rests on; spin must then find a counterexample (see the script beside this).
  */
 #define FRAMES		3
+#define MOVES		2	/* away, and back to the same frame */
 #define GONE		255	/* KSM_PFN_GONE */
-
-#ifndef MOVES
-#define MOVES		2
-#endif
 
 /* folio->mapping: none, our node, another's, and KSM's flag bits alone */
 mtype = { NOBODY, NODE, OTHER, LET_GO };
@@ -45,6 +43,8 @@ byte mapped;			/* the frame that the entry maps */
 /* Only assertions read these: is there the KSM page; the frame it is about to be in. */
 bool alive = true;
 byte arriving = GONE;
+/* Is somebody waiting for a lock with a reference to that page held? */
+bool waiting;
 
 /* The count was dropped to zero: the page goes back to where pages come from. */
 inline free_frame(n)
@@ -149,7 +149,9 @@ again:
 
 contended:
 #ifdef MUTANT_WAIT_WITH_REFERENCE
+	waiting = true;
 	atomic { !f[got].locked -> f[got].locked = true };
+	waiting = false;
 	goto done;
 #else
 	/* folio_put_wait_locked() */
@@ -261,6 +263,7 @@ proctype migration()
 			:: else
 			fi
 		}
+		assert(ok || !waiting);		/* locked */
 		if
 		:: ok ->
 			f[to].swapcache = f[from].swapcache;
@@ -419,8 +422,11 @@ init {
 		f[1].mapping = NOBODY;
 		f[2].free = true;
 		f[2].mapping = NOBODY;
-		run search();
+#ifdef DROP_RECORD
 		run drop_record();
+#else
+		run search();
+#endif
 		run migration();
 		run reclaim();
 		run user();
