@@ -182,14 +182,17 @@ static void stays_off_the_device(void)
 {
 	int fd = open_mirror();
 	char *area = mergeable_area(NR, 800, 4), *plain, *more;
+	unsigned long *before, *after;
 
 	plain = map_pages(NR);
 	fill_area(plain, NR, 900, NR);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, NR), NR);
 	CHECK_EQ(move_to_device(fd, plain, NR), NR);
+	before = pfns(area, NR);
 	move_to_device(fd, area, NR);
-	CHECK_EQ(count_ksm(area, NR), NR);
+	after = pfns(area, NR);
+	CHECK(!memcmp(before, after, NR * sizeof(*before)));
 
 	more = mergeable_area(NR, 800, 4);
 	ksm_settle();
