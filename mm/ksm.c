@@ -543,6 +543,8 @@ int ksm_set_run(unsigned int run)
 			ksm_reap(KSM_REAP_OLD);
 			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
+		/* What ksmd would have looked at again, if it is to rest now */
+		ksm_reap_later();
 	}
 	up_write(&ksm_control_lock);
 	ksm_wake();

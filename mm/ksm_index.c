@@ -104,6 +104,7 @@ static DEFINE_MUTEX(ksm_sweep_mutex);
 
 /* Nodes whose page has gone to another NUMA node, and how many are on the way. */
 static LLIST_HEAD(ksm_moved_nodes);
+static struct llist_node *ksm_moved_in_hand;	/* index lock */
 static atomic_t ksm_nr_moved = ATOMIC_INIT(0);
 
 /* The newest node of a key.  Index lock or RCU. */
@@ -274,16 +275,13 @@ static bool ksm_refile_node(struct ksm_stable_node *node)
 }
 
 /*
- * File the node that moved last anew.  False if there is none.  One that memory
- * is short for is queued again, and waits for the next search.
+ * File a moved node anew.  If memory is short for that it is queued again, and
+ * waits for the next search.
  */
-static bool ksm_refile_next(void)
+static void ksm_refile_entry(struct llist_node *entry)
 {
-	struct llist_node *entry = llist_del_first(&ksm_moved_nodes);
 	struct ksm_stable_node *node;
 
-	if (!entry)
-		return false;
 	node = llist_entry(entry, struct ksm_stable_node, moved);
 	clear_bit(0, &node->moved_queued);
 	/* A move that we do not see queues the node again */
@@ -292,19 +290,33 @@ static bool ksm_refile_next(void)
 		ksm_index_moved(node);
 	atomic_dec(&ksm_nr_moved);
 	ksm_put_node(node);
-	return true;
 }
 
-/* File the moved nodes anew, some at a time to let others at the lock. */
+/*
+ * File anew all nodes that have moved before this is called: what is left in
+ * hand, and what has been queued since.  Some at a time, to let others at the
+ * lock.
+ */
 static void ksm_refile_moved(void)
 {
-	int budget, turns = atomic_read(&ksm_nr_moved);
+	struct llist_node *entry;
+	bool queue_taken = false, done = false;
+	int budget;
 
-	while (unlikely(turns > 0)) {
+	while (unlikely(atomic_read(&ksm_nr_moved)) && !done) {
 		spin_lock(&ksm_index_lock);
-		for (budget = 64; turns > 0 && budget; budget--, turns--)
-			if (!ksm_refile_next())
-				turns = 0;
+		for (budget = 64; budget && !done; budget--) {
+			if (!ksm_moved_in_hand && !queue_taken) {
+				ksm_moved_in_hand = llist_del_all(&ksm_moved_nodes);
+				queue_taken = true;
+			}
+			entry = ksm_moved_in_hand;
+			done = !entry;
+			if (entry) {
+				ksm_moved_in_hand = entry->next;
+				ksm_refile_entry(entry);
+			}
+		}
 		spin_unlock(&ksm_index_lock);
 		cond_resched();
 	}

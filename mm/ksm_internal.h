@@ -334,6 +334,7 @@ void ksm_take_dead_mms(struct list_head *dead);
 void ksm_bury_mm(struct ksm_mm *kmm);
 void ksm_return_dead_mms(struct list_head *dead);
 bool ksm_have_mm(void);
+bool ksm_have_dead_mm(void);
 bool ksm_mm_torn_down(struct mm_struct *mm);
 unsigned long ksm_expected_pages(void);
 void ksm_get_mm(struct ksm_mm *kmm);
@@ -369,7 +370,7 @@ bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop);
 bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end);
 unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 			 unsigned long end, enum ksm_drop drop,
-			 unsigned long looks);
+			 unsigned int *looks);
 void ksm_reap(enum ksm_reap which);
 void ksm_reap_later(void);
 

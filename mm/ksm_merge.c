@@ -418,9 +418,13 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 	if (err)
 		goto out_target;
 	err = -EAGAIN;
-	/* The rmap may be walked without the lock until it is a KSM page's */
-	if (ksm_folio_busy(target.folio) ||
-	    ksm_fingerprint(&target.folio->page) != fingerprint)
+	if (ksm_fingerprint(&target.folio->page) != fingerprint)
+		goto out_target;
+	/*
+	 * Whoever has a reference may be about to walk the rmap without the
+	 * lock, as that of an ordinary page.
+	 */
+	if (ksm_folio_busy(target.folio))
 		goto out_target;
 	err = ksm_index_add(node, folio_nid(target.folio));
 	if (err)

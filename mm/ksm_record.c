@@ -164,8 +164,13 @@ static u64 *ksm_words_of(struct ksm_chunk *chunk, unsigned long index,
 	return chunk->words + first;
 }
 
+static bool ksm_chunk_empty(struct ksm_chunk *chunk)
+{
+	return !memchr_inv(chunk->words, 0, sizeof(chunk->words));
+}
+
 /**
- * ksm_remembers - is anything remembered of a range?
+ * ksm_remembers - is there anything for ksm_forget() to do in a range?
  * @kmm: the address space
  * @start: first address
  * @end: first address beyond
@@ -185,7 +190,8 @@ bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end)
 	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
 			  ksm_chunk_index(end - 1)) {
 		words = ksm_words_of(chunk, index, start, end, &nr);
-		if (memchr_inv(words, 0, nr * sizeof(*words)))
+		if (memchr_inv(words, 0, nr * sizeof(*words)) ||
+		    ksm_chunk_empty(chunk))
 			return true;
 	}
 	return false;
@@ -200,7 +206,8 @@ bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end)
  * @start: first address
  * @end: first address beyond
  * @drop: at what cost; records that have to stay are left
- * @looks: after how many words to stop, one with a record counting for many
+ * @looks: after how many words to stop, one with a record counting for many;
+ *	is reduced by what it took.  May be NULL, for all of them
  *
  * Context: @kmm->lock held; may sleep; no folio reference held unless @drop
  * is KSM_DROP_TRY.
@@ -208,27 +215,30 @@ bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end)
  */
 unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 			 unsigned long end, enum ksm_drop drop,
-			 unsigned long looks)
+			 unsigned int *looks)
 {
-	unsigned long index, took = 0;
 	struct ksm_chunk *chunk;
-	unsigned int nr;
+	unsigned int nr, took;
+	unsigned long index;
 	u64 *word;
 
 	if (start >= end)
 		return end;
 	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
 			  ksm_chunk_index(end - 1)) {
-		if (took >= looks)
+		if (looks && !*looks)
 			return index << KSM_CHUNK_SHIFT;
+		took = 0;
 		for (word = ksm_words_of(chunk, index, start, end, &nr); nr;
 		     nr--, word++) {
 			took += ksm_word_mapping(*word) ? KSM_RECORD_LOOKS : 1;
 			if (*word)
 				ksm_drop_word(kmm, word, drop);
 		}
-		if (!memchr_inv(chunk->words, 0, sizeof(chunk->words)))
+		if (ksm_chunk_empty(chunk))
 			ksm_free_chunk(kmm, index, chunk);
+		if (looks)
+			*looks -= min(*looks, took);
 		cond_resched();
 	}
 	return end;
@@ -240,7 +250,7 @@ unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 static bool ksm_reap_mm(struct ksm_mm *kmm)
 {
 	mutex_lock(&kmm->lock);
-	ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_WAIT, ULONG_MAX);
+	ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_WAIT, NULL);
 	mutex_unlock(&kmm->lock);
 	cond_resched();
 	return xa_empty(&kmm->chunks);
@@ -279,26 +289,7 @@ void ksm_reap(enum ksm_reap which)
 /* How long the last turn of the work took, in jiffies. */
 static unsigned long ksm_reap_took;
 
-static void ksm_reap_work_fn(struct work_struct *work)
-{
-	unsigned long start = jiffies;
-	bool scanning;
-
-	down_read(&ksm_control_lock);
-	/* The old ones are ksmd's to look at again, unless it is at rest */
-	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
-	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
-	if (!scanning)
-		ksm_prune();
-	up_read(&ksm_control_lock);
-	WRITE_ONCE(ksm_reap_took, jiffies - start);
-	/* If ksmd is in the way it sees for itself that nobody is left */
-	if (!ksm_have_mm() && down_write_trylock(&ksm_control_lock)) {
-		ksm_index_idle();
-		up_write(&ksm_control_lock);
-	}
-}
-
+static void ksm_reap_work_fn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ksm_reap_work, ksm_reap_work_fn);
 
 /**
@@ -313,6 +304,40 @@ void ksm_reap_later(void)
 {
 	queue_delayed_work(system_unbound_wq, &ksm_reap_work,
 			   HZ / 50 + 20 * READ_ONCE(ksm_reap_took));
+}
+
+static void ksm_reap_again_fn(struct work_struct *work)
+{
+	ksm_reap_later();
+}
+
+/*
+ * While ksmd is at rest: those for whose sake something was left need not take
+ * part in merging, and then nobody says when they go.
+ */
+static DECLARE_DELAYED_WORK(ksm_reap_again_work, ksm_reap_again_fn);
+
+static void ksm_reap_work_fn(struct work_struct *work)
+{
+	unsigned long start = jiffies;
+	bool scanning;
+
+	down_read(&ksm_control_lock);
+	/* The old ones are ksmd's to look at again, unless it is at rest */
+	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
+	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
+	if (!scanning)
+		ksm_prune();
+	up_read(&ksm_control_lock);
+	WRITE_ONCE(ksm_reap_took, jiffies - start);
+	if (!scanning && ksm_have_dead_mm())
+		queue_delayed_work(system_unbound_wq, &ksm_reap_again_work,
+				   5 * HZ);
+	/* If ksmd is in the way it sees for itself that nobody is left */
+	if (!ksm_have_mm() && down_write_trylock(&ksm_control_lock)) {
+		ksm_index_idle();
+		up_write(&ksm_control_lock);
+	}
 }
 
 /**

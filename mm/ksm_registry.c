@@ -149,7 +149,7 @@ void __ksm_exit(struct mm_struct *mm)
 			    xa_empty(&kmm->chunks) && !ksm_nr_dead;
 		if (!untouched) {
 			list_add_tail(&kmm->link, &ksm_dead_list);
-			ksm_nr_dead++;
+			WRITE_ONCE(ksm_nr_dead, ksm_nr_dead + 1);
 		}
 	}
 	dead = ksm_nr_dead;
@@ -216,7 +216,7 @@ void ksm_bury_mm(struct ksm_mm *kmm)
 {
 	spin_lock(&ksm_mm_lock);
 	list_del_init(&kmm->link);
-	ksm_nr_dead--;
+	WRITE_ONCE(ksm_nr_dead, ksm_nr_dead - 1);
 	spin_unlock(&ksm_mm_lock);
 	ksm_put_mm(kmm);
 }
@@ -344,6 +344,16 @@ void ksm_cursor_advance(struct ksm_mm *kmm)
 bool ksm_have_mm(void)
 {
 	return !list_empty_careful(&ksm_mm_list);
+}
+
+/**
+ * ksm_have_dead_mm - is anything left of those who have exited?
+ *
+ * Return: true if so, at this moment.
+ */
+bool ksm_have_dead_mm(void)
+{
+	return READ_ONCE(ksm_nr_dead);
 }
 
 /**

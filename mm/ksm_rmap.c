@@ -88,7 +88,9 @@ void rmap_walk_ksm(struct folio *kfolio, struct rmap_walk_control *control)
  * @vma: the area
  * @anon_vma: only compared with, so it need not exist any more
  *
- * Context: the area's mmap_lock or own lock held, or that of its anon_vma.
+ * Context: the area's mmap_lock or own lock held; or that of its anon_vma, if
+ * something has been found to be mapped in it: while fork links a new area it
+ * holds neither.
  * Return: true if so.
  */
 bool ksm_linked(struct vm_area_struct *vma, const struct anon_vma *anon_vma)

@@ -306,11 +306,16 @@ static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
  */
 static bool ksm_collect_gap(struct ksm_batch *batch, unsigned long end)
 {
+	unsigned int looks, left;
+
 	if (ksm_remembers(batch->kmm, batch->next, end)) {
-		if (batch->nr)
+		if (batch->nr || ksm_batch_full(batch))
 			return true;
+		looks = KSM_BATCH_ENTRIES - batch->entries;
+		left = looks;
 		batch->next = ksm_forget(batch->kmm, batch->next, end,
-					 KSM_DROP_TRY, KSM_BATCH_ENTRIES);
+					 KSM_DROP_TRY, &left);
+		batch->entries += looks - left;
 		if (batch->next < end)
 			return true;
 	}

@@ -164,12 +164,6 @@ static int ksm_unmerge_mm(struct ksm_mm *kmm)
 	return err;
 }
 
-static void ksm_forget_mm(struct ksm_mm *kmm)
-{
-	ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_WAIT, ULONG_MAX);
-	kmm->scan_addr = 0;
-}
-
 /**
  * struct ksm_user - somebody who maps a KSM page
  * @mm: his address space, with a reference to its users; NULL if there is none
@@ -227,7 +221,7 @@ static int ksm_unmerge_node(struct ksm_stable_node *node)
 			break;
 		/* A poisoned page, say, that cannot be broken */
 		if (user.mm == last.mm && user.addr == last.addr) {
-			mmput(user.mm);
+			mmput_async(user.mm);
 			break;
 		}
 		last = user;
@@ -237,22 +231,15 @@ static int ksm_unmerge_node(struct ksm_stable_node *node)
 			err = ksm_break(vma, user.addr, user.addr + PAGE_SIZE,
 					false);
 		mmap_read_unlock(user.mm);
-		mmput(user.mm);
+		/* To take it down, if it comes to that, is for others to do */
+		mmput_async(user.mm);
 		cond_resched();
 	}
 	return err;
 }
 
-/**
- * ksm_unmerge_all - give everybody pages of his own again, forget everything
- *
- * A child that is forked meanwhile joins the end of the list, so it is met.
- * Records that are needed even so, by somebody who is exiting, stay.
- *
- * Context: ksm_control_lock held for write; may sleep for long.
- * Return: 0; -ENOMEM or -ERESTARTSYS, with part of the work done.
- */
-int ksm_unmerge_all(void)
+/* All that take part.  A child that is forked meanwhile joins the end of the list. */
+static int ksm_unmerge_mms(void)
 {
 	struct ksm_mm *kmm;
 	int err = 0;
@@ -261,26 +248,54 @@ int ksm_unmerge_all(void)
 	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
 		mutex_lock(&kmm->lock);
 		err = ksm_unmerge_mm(kmm);
-		if (!err)
-			ksm_forget_mm(kmm);
 		mutex_unlock(&kmm->lock);
 		if (err) {
 			ksm_put_mm(kmm);
-			return err;
+			break;
 		}
 		cond_resched();
 	}
-	err = ksm_index_for_each(ksm_unmerge_node);
-	if (err)
-		return err;
+	return err;
+}
 
-	/* What had to stay for the sake of those that came later */
+/*
+ * Once the pages are gone: until then it would have to be found out for each
+ * record whether a mapping needs it.
+ */
+static int ksm_forget_mms(void)
+{
+	struct ksm_mm *kmm;
+
 	ksm_sweep_mms();
 	for (kmm = ksm_next_mm(NULL); kmm; kmm = ksm_next_mm(kmm)) {
+		if (signal_pending(current)) {
+			ksm_put_mm(kmm);
+			return -ERESTARTSYS;
+		}
 		mutex_lock(&kmm->lock);
-		ksm_forget_mm(kmm);
+		ksm_forget(kmm, 0, ULONG_MAX, KSM_DROP_WAIT, NULL);
+		kmm->scan_addr = 0;
 		mutex_unlock(&kmm->lock);
 		cond_resched();
 	}
 	return 0;
+}
+
+/**
+ * ksm_unmerge_all - give everybody pages of his own again, forget everything
+ *
+ * Records that are needed even so, by somebody who is exiting, stay.
+ *
+ * Context: ksm_control_lock held for write; may sleep for long.
+ * Return: 0; -ENOMEM or -ERESTARTSYS, with part of the work done.
+ */
+int ksm_unmerge_all(void)
+{
+	int err, forget_err;
+
+	err = ksm_unmerge_mms();
+	if (!err)
+		err = ksm_index_for_each(ksm_unmerge_node);
+	forget_err = ksm_forget_mms();
+	return err ?: forget_err;
 }

@@ -104,27 +104,53 @@ static void pace_is_kept(void)
 	VERIFY(area, NR, 4000, NR);
 }
 
-/* pitfall 29: nobody has anything to merge, ksmd does not even wake up */
-static void nothing_to_do(void)
+static void ksmd_rests(void)
 {
-	char path[64], *area;
+	char path[64];
 	long switches;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", pid_of("ksmd"));
-	area = mergeable_area(NR, 5000, NR);
-	ksm_scan(2);
-	CHECK(!munmap(area, NR * PAGE_SIZE));
-	/* The pass that finds it gone, and one more. */
+	/* The pass that finds everything gone, and one more. */
 	usleep(200000 * ksm_slow());
 	switches = file_field(path, "voluntary_ctxt_switches");
 	CHECK_GE(switches, 1);
 	CHECK(!BECOMES(file_field(path, "voluntary_ctxt_switches") -
 		       switches > 2, 1));
+}
+
+/* pitfall 29: nobody has anything to merge, ksmd does not even wake up */
+static void nothing_to_do(void)
+{
+	char *area = mergeable_area(NR, 5000, NR);
+
+	ksm_scan(2);
+	CHECK(!munmap(area, NR * PAGE_SIZE));
+	ksmd_rests();
 
 	/* But it does once there is something. */
 	area = mergeable_area(NR, 5000, 2);
 	WAIT_FOR(count_ksm(area, NR) == NR);
 	VERIFY(area, NR, 5000, 2);
+}
+
+/* Nor when what is gone had long been given up, or was merged away. */
+static void nothing_left(void)
+{
+	char *given_up = mergeable_area(NR, 5100, NR);
+	char *empty = map_pages(NR);
+
+	memset(empty, 0, NR * PAGE_SIZE);
+	CHECK(!madvise(empty, NR * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_set("use_zero_pages", 1);
+	ksm_scan(3);
+	CHECK_EQ(ksm_get("ksm_zero_pages"), NR);
+	CHECK(!madvise(given_up, NR * PAGE_SIZE, MADV_DONTNEED));
+	ksm_scan(3);
+	CHECK(!munmap(given_up, NR * PAGE_SIZE));
+	CHECK(!munmap(empty, NR * PAGE_SIZE));
+	ksmd_rests();
+	if (ksm_has("metadata_bytes"))
+		CHECK_EQ(ksm_get("metadata_bytes"), 0);
 }
 
 static void peer_of_pages(struct peer *me, void *arg)
@@ -243,6 +269,7 @@ static const struct ksm_test tests[] = {
 	{ "merged_are_not_skipped", merged_are_not_skipped },
 	{ "pace_is_kept", pace_is_kept },
 	{ "nothing_to_do", nothing_to_do },
+	{ "nothing_left", nothing_left },
 	{ "pass_ends_with_the_last", pass_ends_with_the_last },
 	{ "frozen_for_suspend", frozen_for_suspend },
 	{ "advisor_adapts", advisor_adapts },
