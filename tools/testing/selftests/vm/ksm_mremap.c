@@ -5,12 +5,11 @@
 /* stock-fails: grown_and_shrunk */
 /* stock-fails: left_behind */
 /* stock-fails: moved_by_a_child */
-/* stock-fails: moved_when_out */
 /* stock-fails: moved_while_migrated */
 /*
  * mremap() leaves merged pages merged, and found: pitfall 13.
  *
- * stock: expected failure: unmerges whatever it moves
+ * stock: expected failure: unmerges whatever it moves, unless it is swapped out
  */
 #include <pthread.h>
 #include "ksm_lib.h"
@@ -233,6 +232,7 @@ static void moved_when_out(void)
 	move_area_to(to, NR, area);
 	ksm_settle();
 	VERIFY(area, NR, 6000, NR);
+	VERIFY(second, NR, 6000, NR);
 	ksm_settle();
 	still_merged(area, NR, second, 6000);
 	end_of(area, NR, second, 6000);
