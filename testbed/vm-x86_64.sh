@@ -41,6 +41,10 @@ port()
 boot()
 {
 	local options
+	# While the guest finds its PCI devices it has one processor, to which init adds the others: QEMU 7.2 crashes
+	# now and then when one of several moves a device's registers and another accesses some (a race of tcg_commit()
+	# with the TLB of the other: memory_region_dispatch_write() is called for a region that is gone).
+	[[ $cpus -eq 1 ]] || parameters+=" maxcpus=1"
 	parameters+=" console=ttyS0,115200 panic=-1 testbed_root=9p testbed_ports=out,err,status"
 	[[ -z $hotplug ]] || parameters+=" movable_node memhp_default_state=online_movable"
 	read -r -d '' -a options < <(accelerator; memory; port out; port err; port status) || true
