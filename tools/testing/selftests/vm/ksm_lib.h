@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kernel-page-flags.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -201,6 +202,19 @@ long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
 /* Move until everything has arrived, trying again a few times. */
 void move_area(char *area, size_t nr, int node);
 int bind_area(char *area, size_t nr, int node, int flags);
+
+/* A thread that moves an area from one node to the other and back. */
+struct mover {
+	char *area;
+	size_t nr;
+	int nodes[2];
+	long calls, moved;	/* to be read when it has stopped */
+	bool stop;
+	pthread_t thread;
+};
+
+void mover_start(struct mover *m, char *area, size_t nr, const int *nodes);
+void mover_stop(struct mover *m);
 
 /* ---- lib_proc.c: other processes and control groups ---- */
 

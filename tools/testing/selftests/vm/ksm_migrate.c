@@ -5,7 +5,6 @@
 /*
  * KSM pages move between NUMA nodes, and stay what they are.
  */
-#include <pthread.h>
 #include "ksm_lib.h"
 
 static int nodes[2];
@@ -413,42 +412,18 @@ static void records_survive(void)
 		end_peer(&peer[p]);
 }
 
-struct mover {
-	char *area;
-	size_t nr;
-	bool stop;
-	long calls;
-};
-
-static void *keep_moving(void *arg)
-{
-	struct mover *m = arg;
-	char **pages = calloc(m->nr, sizeof(*pages));
-	int *status = calloc(m->nr, sizeof(*status));
-
-	while (!read_now(m->stop)) {
-		for (size_t i = 0; i < m->nr; i++)
-			pages[i] = m->area + i * PAGE_SIZE;
-		move_to_node(0, pages, status, m->nr, nodes[m->calls++ % 2],
-			     KSM_MPOL_MF_MOVE_ALL);
-	}
-	free(pages);
-	free(status);
-	return NULL;
-}
-
 /* pitfalls 1, 3: sharers write, unmap, fork and die as the page moves */
 static void sharers_come_and_go(void)
 {
-	struct mover m = { .nr = 64 };
 	double end = ksm_now() + 4;
-	pthread_t thread;
+	struct mover m;
 	int rounds = 0;
+	char *moving;
 
 	need_nodes(nodes, 2);
-	m.area = mergeable_area(m.nr, 7000, 8);
+	moving = mergeable_area(64, 7000, 8);
 	ksm_scan(4);
-	CHECK(!pthread_create(&thread, NULL, keep_moving, &m));
+	mover_start(&m, moving, 64, nodes);
 	for (; ksm_now() < end; rounds++) {
 		char *area = mergeable_area(m.nr, 7000, 8);
 		int status;
@@ -474,8 +449,7 @@ static void sharers_come_and_go(void)
 		CHECK(wait(&status) > 0 && !status);
 		CHECK(!munmap(area, m.nr * PAGE_SIZE));
 	}
-	write_now(m.stop, true);
-	pthread_join(thread, NULL);
+	mover_stop(&m);
 	ksm_note("%d rounds, %ld moves", rounds, m.calls);
 	CHECK_GE(m.calls, 2);
 	ksm_settle();
@@ -487,12 +461,12 @@ static void sharers_come_and_go(void)
 /* run = 2 while the pages move: all of them are taken apart (pitfall 34) */
 static void unmerged_while_moving(void)
 {
-	struct mover m = { .nr = 128 };
-	pthread_t thread;
+	struct mover m;
+	char *moving;
 
 	need_nodes(nodes, 2);
-	m.area = mergeable_area(m.nr, 8000, 16);
-	CHECK(!pthread_create(&thread, NULL, keep_moving, &m));
+	moving = mergeable_area(128, 8000, 16);
+	mover_start(&m, moving, 128, nodes);
 	for (int round = 0; round < 10; round++) {
 		ksm_scan(3);
 		WAIT_FOR(ksm_get("pages_sharing") >= (long)m.nr / 2);
@@ -502,8 +476,7 @@ static void unmerged_while_moving(void)
 		CHECK_EQ(ksm_get("pages_sharing"), 0);
 		VERIFY(m.area, m.nr, 8000, 16);
 	}
-	write_now(m.stop, true);
-	pthread_join(thread, NULL);
+	mover_stop(&m);
 	ksm_settle();
 	CHECK_EQ(count_ksm(m.area, m.nr), m.nr);
 	VERIFY(m.area, m.nr, 8000, 16);

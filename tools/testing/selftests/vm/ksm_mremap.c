@@ -11,7 +11,6 @@
  *
  * stock: expected failure: unmerges whatever it moves, unless it is swapped out
  */
-#include <pthread.h>
 #include "ksm_lib.h"
 
 #define NR	64
@@ -238,40 +237,17 @@ static void moved_when_out(void)
 	end_of(area, NR, second, 6000);
 }
 
-struct mover {
-	char *pages[NR];
-	bool stop;
-	long moved;
-};
-
-static void *keep_moving(void *arg)
-{
-	struct mover *m = arg;
-	int status[NR];
-
-	for (int call = 0; !read_now(m->stop); call++) {
-		move_to_node(0, m->pages, status, NR, nodes[call % 2],
-			     KSM_MPOL_MF_MOVE_ALL);
-		for (size_t i = 0; i < NR; i++)
-			m->moved += status[i] == nodes[call % 2];
-	}
-	return NULL;
-}
-
 /* Migration entries move, ksmd runs, and nothing gets lost. */
 static void moved_while_migrated(void)
 {
 	char *second, *area = merged_pairs(7000, &second);
 	char *to = free_range(2 * NR);
 	double end = ksm_now() + 3;
-	struct mover m = { };
-	pthread_t thread;
+	struct mover m;
 	long rounds;
 
-	for (size_t i = 0; i < NR; i++)
-		m.pages[i] = second + i * PAGE_SIZE;
 	ksm_set("run", 1);
-	CHECK(!pthread_create(&thread, NULL, keep_moving, &m));
+	mover_start(&m, second, NR, nodes);
 	for (rounds = 0; ksm_now() < end; rounds++) {
 		char *next = to + rounds % 2 * NR * PAGE_SIZE;
 
@@ -280,8 +256,7 @@ static void moved_while_migrated(void)
 		VERIFY(area, NR, 7000, NR);
 		CHECK_EQ(count_ksm(area, NR), NR);
 	}
-	write_now(m.stop, true);
-	pthread_join(thread, NULL);
+	mover_stop(&m);
 	ksm_note("%ld times, while %ld pages moved", rounds, m.moved);
 	CHECK_GE(m.moved, NR);
 	ksm_set("run", 0);

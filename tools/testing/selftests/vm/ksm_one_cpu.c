@@ -3,7 +3,6 @@
 /*
  * A single processor, which ksmd has to leave to those it works for.
  */
-#include <pthread.h>
 #include "ksm_lib.h"
 
 #define NR	512
@@ -32,32 +31,6 @@ static void knobs_get_through(void)
 	VERIFY(area, NR, 100, NR);
 }
 
-struct mover {
-	char *area;
-	int nodes[2];
-	bool stop;
-	long calls;
-	long moved;
-};
-
-static void *keep_moving(void *arg)
-{
-	struct mover *m = arg;
-	char *pages[NR];
-	int status[NR];
-
-	for (size_t i = 0; i < NR; i++)
-		pages[i] = m->area + i * PAGE_SIZE;
-	for (; !read_now(m->stop); m->calls++) {
-		int node = m->nodes[m->calls % 2];
-
-		move_to_node(0, pages, status, NR, node, KSM_MPOL_MF_MOVE_ALL);
-		for (size_t i = 0; i < NR; i++)
-			m->moved += status[i] == node;
-	}
-	return NULL;
-}
-
 /*
  * pitfall 5: ksmd, which preempts everybody here, finds pages whose count
  * migration has frozen when it was preempted, and waits for the count to
@@ -65,16 +38,17 @@ static void *keep_moving(void *arg)
  */
 static void waiting_lets_others_run(void)
 {
-	struct mover m = { .area = mergeable_area(NR, 200, NR / 4) };
+	char *area = mergeable_area(NR, 200, NR / 4);
 	struct sched_param first = { .sched_priority = 1 };
 	struct sched_param none = { .sched_priority = 0 };
 	pid_t ksmd = pid_of("ksmd");
-	pthread_t thread;
+	struct mover m;
+	int nodes[2];
 	long scans;
 
-	need_nodes(m.nodes, 2);
+	need_nodes(nodes, 2);
 	ksm_scan(4);
-	CHECK(!pthread_create(&thread, NULL, keep_moving, &m));
+	mover_start(&m, area, NR, nodes);
 	CHECK(!sched_setscheduler(ksmd, SCHED_FIFO, &first));
 	scans = ksm_get("full_scans");
 	/* Sharers come, so that KSM pages are looked up, and go. */
@@ -86,16 +60,15 @@ static void waiting_lets_others_run(void)
 		CHECK(!munmap(more, NR / 4 * PAGE_SIZE));
 	}
 	scans = ksm_get("full_scans") - scans;
-	write_now(m.stop, true);
-	pthread_join(thread, NULL);
+	mover_stop(&m);
 	CHECK(!sched_setscheduler(ksmd, SCHED_OTHER, &none));
 	ksm_note("%ld scans, %ld moves of %ld pages", scans, m.calls, m.moved);
 	CHECK_GE(scans, 1);
 	CHECK_GE(m.moved, NR);
 	ksm_settle();
 	CHECK_EQ(ksm_get("pages_shared"), NR / 4);
-	CHECK_EQ(count_ksm(m.area, NR), NR);
-	VERIFY(m.area, NR, 200, NR / 4);
+	CHECK_EQ(count_ksm(area, NR), NR);
+	VERIFY(area, NR, 200, NR / 4);
 }
 
 static const struct ksm_test tests[] = {

@@ -438,3 +438,38 @@ int bind_area(char *area, size_t nr, int node, int flags)
 		return -errno;
 	return 0;
 }
+
+static void *keep_moving(void *arg)
+{
+	struct mover *m = arg;
+	char **pages = calloc(m->nr, sizeof(*pages));
+	int *status = calloc(m->nr, sizeof(*status));
+
+	for (size_t i = 0; i < m->nr; i++)
+		pages[i] = m->area + i * PAGE_SIZE;
+	for (; !read_now(m->stop); m->calls++) {
+		int node = m->nodes[m->calls % 2];
+
+		move_to_node(0, pages, status, m->nr, node,
+			     KSM_MPOL_MF_MOVE_ALL);
+		for (size_t i = 0; i < m->nr; i++)
+			m->moved += status[i] == node;
+	}
+	free(pages);
+	free(status);
+	return NULL;
+}
+
+void mover_start(struct mover *m, char *area, size_t nr, const int *nodes)
+{
+	*m = (struct mover) {
+		.area = area, .nr = nr, .nodes = { nodes[0], nodes[1] },
+	};
+	CHECK(!pthread_create(&m->thread, NULL, keep_moving, m));
+}
+
+void mover_stop(struct mover *m)
+{
+	write_now(m->stop, true);
+	pthread_join(m->thread, NULL);
+}
