@@ -152,6 +152,8 @@ void verify_at(const char *file, int line, const char *area, size_t nr,
 #define VERIFY(area, nr, seed, distinct)				\
 	verify_at(__FILE__, __LINE__, area, nr, seed, distinct)
 char *mergeable_area(size_t nr, uint64_t seed, size_t distinct);
+/* Unique content, and every page merged with its like in a second area. */
+char *merged_pairs(size_t nr, uint64_t seed, char **second);
 /* One access that the compiler does not move, repeat or leave out. */
 #define read_byte(addr)		__atomic_load_n((char *)(addr), __ATOMIC_RELAXED)
 #define write_byte(addr, value)						\
@@ -201,6 +203,8 @@ long move_to_node(pid_t pid, char **pages, int *status, size_t nr, int node,
 		  int flags);
 /* Move until everything has arrived, trying again a few times. */
 void move_area(char *area, size_t nr, int node);
+/* All of what this process maps there, at the first call. */
+void move_all(char *area, size_t nr, int node);
 int bind_area(char *area, size_t nr, int node, int flags);
 
 /* A thread that moves an area from one node to the other and back. */

@@ -17,19 +17,11 @@
 
 static int nodes[2];
 
-/* Unique content, and every page merged with its like in a second area. */
-static char *merged_pairs(uint64_t seed, char **second)
+static char *start(uint64_t seed, char **second)
 {
-	char *area;
-
 	need_nodes(nodes, 2);
 	memcg_enter();
-	area = mergeable_area(NR, seed, NR);
-	*second = mergeable_area(NR, seed, NR);
-	ksm_settle();
-	CHECK_EQ(count_ksm(area, NR), NR);
-	CHECK_EQ(count_ksm(*second, NR), NR);
-	return area;
+	return merged_pairs(NR, seed, second);
 }
 
 static char *free_range(size_t nr)
@@ -50,16 +42,8 @@ static void move_area_to(char *area, size_t nr, char *to)
 /* All mappings are found: the pages move at the first call, with all of them. */
 static void follow(char *area, size_t nr, char *second)
 {
-	char *pages[NR];
-	int status[NR];
-
-	for (size_t i = 0; i < nr; i++)
-		pages[i] = area + i * PAGE_SIZE;
 	for (int round = 0; round < 2; round++) {
-		CHECK_EQ(move_to_node(0, pages, status, nr, nodes[round],
-				      KSM_MPOL_MF_MOVE_ALL), 0);
-		for (size_t i = 0; i < nr; i++)
-			CHECK_EQ(status[i], nodes[round]);
+		move_all(area, nr, nodes[round]);
 		CHECK_EQ(count_same(getpid(), area, getpid(), second, nr), nr);
 	}
 }
@@ -102,7 +86,7 @@ static void end_of(char *area, size_t nr, char *second, uint64_t seed)
 
 static void moved(void)
 {
-	char *second, *area = merged_pairs(1000, &second), *home = area;
+	char *second, *area = start(1000, &second), *home = area;
 	char *to = free_range(NR);
 
 	move_area_to(area, NR, to);
@@ -125,7 +109,7 @@ static void moved(void)
 /* So that old and new place are in one area, and have each other's offsets. */
 static void moved_onto_own_end(void)
 {
-	char *second, *area = merged_pairs(2000, &second);
+	char *second, *area = start(2000, &second);
 	char *to = free_range(2 * NR);
 
 	/* The first half goes where it continues the second one. */
@@ -150,7 +134,7 @@ static void moved_onto_own_end(void)
 
 static void grown_and_shrunk(void)
 {
-	char *second, *area = merged_pairs(3000, &second);
+	char *second, *area = start(3000, &second);
 	char *to = free_range(2 * NR);
 
 	CHECK(mremap(area, NR * PAGE_SIZE, 2 * NR * PAGE_SIZE,
@@ -167,7 +151,7 @@ static void grown_and_shrunk(void)
 /* MREMAP_DONTUNMAP: the old place stays an area, and is used again. */
 static void left_behind(void)
 {
-	char *second, *area = merged_pairs(4000, &second);
+	char *second, *area = start(4000, &second);
 	char *to = free_range(NR);
 
 	CHECK(mremap(area, NR * PAGE_SIZE, NR * PAGE_SIZE,
@@ -197,7 +181,7 @@ static void peer_remaps(struct peer *me, void *arg)
 
 static void moved_by_a_child(void)
 {
-	char *second, *area = merged_pairs(5000, &second), *theirs;
+	char *second, *area = start(5000, &second), *theirs;
 	struct peer child;
 
 	peer_start(&child, peer_remaps, area);
@@ -216,7 +200,7 @@ static void moved_by_a_child(void)
 /* The entries that move are of pages that are swapped out. */
 static void moved_when_out(void)
 {
-	char *second, *area = merged_pairs(6000, &second);
+	char *second, *area = start(6000, &second);
 	char *to = free_range(NR);
 
 	CHECK(memcg_swap_out(area, NR));
@@ -240,7 +224,7 @@ static void moved_when_out(void)
 /* Migration entries move, ksmd runs, and nothing gets lost. */
 static void moved_while_migrated(void)
 {
-	char *second, *area = merged_pairs(7000, &second);
+	char *second, *area = start(7000, &second);
 	char *to = free_range(2 * NR);
 	double end = ksm_now() + 3;
 	struct mover m;

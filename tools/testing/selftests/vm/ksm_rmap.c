@@ -13,33 +13,6 @@
 
 static int nodes[2];
 
-/* Move what this process maps there, all of it at the first attempt. */
-static void move_all(char *area, size_t nr, int node)
-{
-	char *pages[NR];
-	int status[NR];
-
-	CHECK_GE(NR, nr);
-	for (size_t i = 0; i < nr; i++)
-		pages[i] = area + i * PAGE_SIZE;
-	CHECK_EQ(move_to_node(0, pages, status, nr, node,
-			      KSM_MPOL_MF_MOVE_ALL), 0);
-	for (size_t i = 0; i < nr; i++)
-		CHECK_EQ(status[i], node);
-}
-
-/* Unique content, and every page merged with its like in a second area. */
-static char *merged_pairs(uint64_t seed, char **second)
-{
-	char *area = mergeable_area(NR, seed, NR);
-
-	*second = mergeable_area(NR, seed, NR);
-	ksm_settle();
-	CHECK_EQ(count_ksm(area, NR), NR);
-	CHECK_EQ(count_ksm(*second, NR), NR);
-	return area;
-}
-
 static void same_pages(char *area, pid_t pid, char *theirs)
 {
 	CHECK_EQ(count_same(getpid(), area, pid, theirs, NR), NR);
@@ -78,7 +51,7 @@ static void forked_follow(void)
 	char *second;
 
 	need_nodes(nodes, 2);
-	f.area = merged_pairs(f.seed, &second);
+	f.area = merged_pairs(NR, f.seed, &second);
 	peer_start(&child, peer_child, &f);
 	grandchild = peer_recv(&child);
 	for (int round = 0; round < 4; round++) {
@@ -106,7 +79,7 @@ static void peer_merges_and_forks(struct peer *me, void *arg)
 	struct board *board = arg;
 	char *second;
 
-	board->area = merged_pairs(200, &second);
+	board->area = merged_pairs(NR, 200, &second);
 	if (!fork()) {
 		write_now(board->pid, getpid());
 		while (!read_now(board->look))
@@ -172,7 +145,7 @@ static void split_areas(void)
 	char *area, *second;
 
 	need_nodes(nodes, 2);
-	area = merged_pairs(400, &second);
+	area = merged_pairs(NR, 400, &second);
 	for (size_t i = 0; i < NR; i += 2)
 		CHECK(!mprotect(area + i * PAGE_SIZE, PAGE_SIZE, PROT_READ));
 	move_all(area, NR, nodes[0]);
@@ -201,7 +174,7 @@ static void moved_areas(void)
 	char *area, *second, *to;
 
 	need_nodes(nodes, 2);
-	area = merged_pairs(500, &second);
+	area = merged_pairs(NR, 500, &second);
 	to = mmap(NULL, NR * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
 		  -1, 0);
 	CHECK(to != MAP_FAILED);
@@ -263,7 +236,7 @@ static void child_moves_area(void)
 	struct peer child;
 
 	need_nodes(nodes, 2);
-	area = merged_pairs(600, &second);
+	area = merged_pairs(NR, 600, &second);
 	peer_start(&child, peer_remaps, area);
 	peer_recv(&child);
 	for (int round = 0; round < 4; round++)
@@ -326,7 +299,7 @@ static void idle_tracking(void)
 	fd = open(bitmap, O_RDWR);
 	if (fd < 0)
 		ksm_skip("no idle page tracking");
-	area = merged_pairs(800, &second);
+	area = merged_pairs(NR, 800, &second);
 	page[0] = area + 5 * PAGE_SIZE;
 	page[1] = second + 5 * PAGE_SIZE;
 	offset = pfn(page[0]) / 64 * 8;

@@ -439,6 +439,33 @@ int bind_area(char *area, size_t nr, int node, int flags)
 	return 0;
 }
 
+void move_all(char *area, size_t nr, int node)
+{
+	char **pages = calloc(nr, sizeof(*pages));
+	int *status = calloc(nr, sizeof(*status));
+
+	CHECK(pages && status);
+	for (size_t i = 0; i < nr; i++)
+		pages[i] = area + i * PAGE_SIZE;
+	CHECK_EQ(move_to_node(0, pages, status, nr, node,
+			      KSM_MPOL_MF_MOVE_ALL), 0);
+	for (size_t i = 0; i < nr; i++)
+		CHECK_EQ(status[i], node);
+	free(pages);
+	free(status);
+}
+
+char *merged_pairs(size_t nr, uint64_t seed, char **second)
+{
+	char *area = mergeable_area(nr, seed, nr);
+
+	*second = mergeable_area(nr, seed, nr);
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	CHECK_EQ(count_ksm(*second, nr), nr);
+	return area;
+}
+
 static void *keep_moving(void *arg)
 {
 	struct mover *m = arg;
