@@ -151,17 +151,17 @@ again:
 		return NULL;
 	}
 	folio = pfn_folio(kpfn);
-	ksm_window();
+	ksm_window(KSM_WINDOW_GET_PFN);
 	if (READ_ONCE(folio->mapping) != mapping)
 		goto gone;
-	ksm_window();
+	ksm_window(KSM_WINDOW_GET_MAPPING);
 	if (!folio_try_get(folio)) {
 		rcu_read_unlock();
 		if (!ksm_wait_for_count(&tries, how))
 			return ERR_PTR(-EBUSY);
 		goto again;
 	}
-	ksm_window();
+	ksm_window(KSM_WINDOW_GET_REF);
 	/* folio_try_get() is a full barrier: it was ours when we got it, or not */
 	if (READ_ONCE(folio->mapping) != mapping) {
 		folio_put(folio);
@@ -171,7 +171,7 @@ again:
 
 	if (how == KSM_GET_NOLOCK)
 		return folio;
-	ksm_window();
+	ksm_window(KSM_WINDOW_GET_LOCK);
 	if (!folio_trylock(folio)) {
 		if (how == KSM_GET_TRYLOCK) {
 			folio_put(folio);
@@ -188,7 +188,7 @@ again:
 	goto again;
 
 gone:
-	ksm_window();
+	ksm_window(KSM_WINDOW_GET_GONE);
 	/* Pairs with the release of the old mapping in ksm_migrate_page() */
 	smp_rmb();
 	if (READ_ONCE(node->moves) != moves) {
@@ -214,6 +214,7 @@ gone:
 void ksm_migrate_page(struct folio *to, struct folio *from)
 {
 	struct ksm_stable_node *node = folio_stable_node(from);
+	int old_nid = folio_nid(from), new_nid = folio_nid(to);
 
 	VM_WARN_ON_FOLIO(!folio_test_locked(from), from);
 	VM_WARN_ON_FOLIO(!folio_test_locked(to), to);
@@ -227,19 +228,20 @@ void ksm_migrate_page(struct folio *to, struct folio *from)
 	 * Each store is seen after those before it.  get_ksm_page() has the
 	 * other halves.
 	 */
-	ksm_window();
+	ksm_window(KSM_WINDOW_MIGRATE_PFN);
 	/* Whoever goes to the new page finds its mapping set */
 	smp_store_release(&node->kpfn, folio_pfn(to));
-	ksm_window();
+	ksm_window(KSM_WINDOW_MIGRATE_MOVES);
 	/* Whoever sees that there was a move sees where to */
 	smp_store_release(&node->moves, node->moves + 1);
-	ksm_window();
+	ksm_window(KSM_WINDOW_MIGRATE_MAPPING);
 	/* Whoever sees the old page without its node sees that it has moved */
 	smp_store_release(&from->mapping, (void *)PAGE_MAPPING_KSM);
 
 	atomic_long_inc(&ksm_counters.migrated);
-	if (folio_nid(to) != folio_nid(from) &&
-	    !READ_ONCE(ksm_knobs.merge_across_nodes))
+	trace_ksm_migrate_page(folio_pfn(from), folio_pfn(to),
+			       READ_ONCE(node->nr_mappings), old_nid, new_nid);
+	if (new_nid != old_nid && !READ_ONCE(ksm_knobs.merge_across_nodes))
 		ksm_index_moved(node);
 }
 #endif /* CONFIG_MIGRATION */
@@ -450,7 +452,7 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 
 /* ------------------------------------------------------------------ sweeps */
 
-static int ksm_prune_node(struct ksm_stable_node *node)
+static int ksm_prune_node(struct ksm_stable_node *node, void *unused)
 {
 	struct folio *folio = get_ksm_page(node, KSM_GET_NOLOCK);
 
@@ -469,11 +471,11 @@ static int ksm_prune_node(struct ksm_stable_node *node)
  */
 void ksm_prune(void)
 {
-	ksm_index_for_each(ksm_prune_node);
+	ksm_index_for_each(ksm_prune_node, NULL);
 }
 
 /* Let go of a page that is not mapped, even if somebody still refers to it. */
-static int ksm_retire_unmapped(struct ksm_stable_node *node)
+static int ksm_retire_unmapped(struct ksm_stable_node *node, void *unused)
 {
 	struct folio *folio = get_ksm_page(node, KSM_GET_LOCK);
 
@@ -484,6 +486,30 @@ static int ksm_retire_unmapped(struct ksm_stable_node *node)
 	folio_unlock(folio);
 	folio_put(folio);
 	return 0;
+}
+
+static int ksm_count_node(struct ksm_stable_node *node, void *arg)
+{
+	unsigned long *counts = arg, kpfn;
+
+	/* RCU keeps the memory map in place, as in get_ksm_page() */
+	rcu_read_lock();
+	kpfn = READ_ONCE(node->kpfn);
+	if (!(kpfn & KSM_PFN_GONE) && READ_ONCE(node->nr_mappings))
+		counts[pfn_to_nid(kpfn)]++;
+	rcu_read_unlock();
+	return 0;
+}
+
+/**
+ * ksm_count_by_nid - how many KSM pages there are on each NUMA node
+ * @counts: for nr_node_ids numbers, all of them 0
+ *
+ * Context: may sleep.
+ */
+void ksm_count_by_nid(unsigned long *counts)
+{
+	ksm_index_for_each(ksm_count_node, counts);
 }
 
 /* ----------------------------------------- knobs that stop the world of KSM */
@@ -502,7 +528,7 @@ int ksm_lock_unshared(void)
 	if (down_write_killable(&ksm_control_lock))
 		return -EINTR;
 	ksm_reap(KSM_REAP_OLD);
-	ksm_index_for_each(ksm_retire_unmapped);
+	ksm_index_for_each(ksm_retire_unmapped, NULL);
 	if (ksm_index_empty())
 		return 0;
 	up_write(&ksm_control_lock);
@@ -539,7 +565,7 @@ int ksm_set_run(unsigned int run)
 		if (err) {
 			WRITE_ONCE(ksm_knobs.run, KSM_STOP);
 		} else if (run == KSM_UNMERGE) {
-			ksm_index_for_each(ksm_retire_unmapped);
+			ksm_index_for_each(ksm_retire_unmapped, NULL);
 			ksm_reap(KSM_REAP_OLD);
 			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
@@ -554,14 +580,13 @@ int ksm_set_run(unsigned int run)
 /* --------------------------------------------------------- memory hotremove */
 
 #ifdef CONFIG_MEMORY_HOTREMOVE
-static struct memory_notify *ksm_offlined;
-
-static int ksm_retire_offlined(struct ksm_stable_node *node)
+static int ksm_retire_offlined(struct ksm_stable_node *node, void *arg)
 {
+	const struct memory_notify *offlined = arg;
 	unsigned long kpfn = READ_ONCE(node->kpfn);
 
-	if (kpfn >= ksm_offlined->start_pfn &&
-	    kpfn < ksm_offlined->start_pfn + ksm_offlined->nr_pages)
+	if (kpfn >= offlined->start_pfn &&
+	    kpfn < offlined->start_pfn + offlined->nr_pages)
 		ksm_retire(node);
 	return 0;
 }
@@ -570,14 +595,12 @@ static int ksm_retire_offlined(struct ksm_stable_node *node)
  * The range is offline: its pages have been moved or freed, and the memory map
  * may go next.  Nodes that still point there are stale.  ksmd may be at work,
  * even here: whoever has read such a node's pfn is in an RCU read section.
- * The notifier chain is not run by two at a time.
  */
 static int ksm_memory_callback(struct notifier_block *self,
 			       unsigned long action, void *arg)
 {
 	if (action == MEM_OFFLINE) {
-		ksm_offlined = arg;
-		ksm_index_for_each(ksm_retire_offlined);
+		ksm_index_for_each(ksm_retire_offlined, arg);
 		synchronize_rcu();
 	}
 	return NOTIFY_OK;

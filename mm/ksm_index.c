@@ -417,7 +417,7 @@ static void ksm_plan_fold(struct ksm_stable_node *first)
 		ksm_mark_fold(ksm_pick(first, true, false), false);
 }
 
-static int ksm_plan_fold_at(struct ksm_stable_node *node)
+static int ksm_plan_fold_at(struct ksm_stable_node *node, void *unused)
 {
 	spin_lock(&ksm_index_lock);
 	/* Once for each key that has more than one */
@@ -435,7 +435,7 @@ static int ksm_plan_fold_at(struct ksm_stable_node *node)
 void ksm_index_plan_folds(void)
 {
 	if (atomic_long_read(&ksm_counters.chains))
-		ksm_index_for_each(ksm_plan_fold_at);
+		ksm_index_for_each(ksm_plan_fold_at, NULL);
 }
 
 /**
@@ -516,6 +516,7 @@ bool ksm_index_empty(void)
 /**
  * ksm_index_for_each - visit every node that was there when it began
  * @visit: called with a reference held for it, and no lock; an error ends it
+ * @arg: passed on to it
  *
  * Visited nodes go to the end of the list, as new ones do, so it needs to
  * take the first one only as many times as there are nodes.
@@ -523,7 +524,8 @@ bool ksm_index_empty(void)
  * Context: may sleep.  One sweep at a time.
  * Return: 0, or what @visit has returned.
  */
-int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node))
+int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
+		       void *arg)
 {
 	struct ksm_stable_node *node;
 	unsigned long nr;
@@ -542,7 +544,7 @@ int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node))
 		spin_unlock(&ksm_index_lock);
 		if (!node)
 			break;
-		err = visit(node);
+		err = visit(node, arg);
 		ksm_put_node(node);
 		cond_resched();
 	}

@@ -29,31 +29,65 @@
 #define __MM_KSM_INTERNAL_H
 
 #include <linux/bits.h>
-#include <linux/delay.h>
 #include <linux/ksm.h>
 #include <linux/list.h>
 #include <linux/llist.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/oom.h>
-#include <linux/random.h>
 #include <linux/refcount.h>
 #include <linux/rhashtable-types.h>
 #include <linux/rwsem.h>
 #include <linux/xarray.h>
 
 /**
- * ksm_window - a moment in which others may come by
+ * enum ksm_window - moments in which others may come by
  *
- * Between two steps of which the code claims that whatever happens meanwhile
- * does no harm.  CONFIG_DEBUG_KSM_RACES makes it long, now and then.
+ * Each is between two steps of which the code claims that whatever happens
+ * meanwhile does no harm.
+ *
+ * @KSM_WINDOW_GET_PFN: get_ksm_page() knows the pfn, and looks at the mapping
+ * @KSM_WINDOW_GET_MAPPING: the mapping is the node; now for a reference
+ * @KSM_WINDOW_GET_REF: it has a reference, and looks at the mapping again
+ * @KSM_WINDOW_GET_LOCK: the reference is to the right page; now for the lock
+ * @KSM_WINDOW_GET_GONE: the mapping was another: has the page moved?
+ * @KSM_WINDOW_MIGRATE_PFN: ksm_migrate_page() is about to store the pfn,
+ * @KSM_WINDOW_MIGRATE_MOVES: to count the move,
+ * @KSM_WINDOW_MIGRATE_MAPPING: to clear the old mapping
+ * @KSM_WINDOW_SHARE: a node is filed before its page belongs to it
+ * @KSM_WINDOW_PROTECT: a page was found, and is to be write-protected
+ * @KSM_WINDOW_REPLACE: two pages were equal, and one is to be replaced
+ * @KSM_WINDOW_FOUND: a batch was collected, and nothing of it is held
+ * @KSM_WINDOW_EXIT: an mm is marked as exiting, and scanners may be inside
+ */
+enum ksm_window {
+	KSM_WINDOW_GET_PFN,
+	KSM_WINDOW_GET_MAPPING,
+	KSM_WINDOW_GET_REF,
+	KSM_WINDOW_GET_LOCK,
+	KSM_WINDOW_GET_GONE,
+	KSM_WINDOW_MIGRATE_PFN,
+	KSM_WINDOW_MIGRATE_MOVES,
+	KSM_WINDOW_MIGRATE_MAPPING,
+	KSM_WINDOW_SHARE,
+	KSM_WINDOW_PROTECT,
+	KSM_WINDOW_REPLACE,
+	KSM_WINDOW_FOUND,
+	KSM_WINDOW_EXIT,
+};
+
+void ksm_window_wait(enum ksm_window window);
+
+/**
+ * ksm_window - mark such a moment; CONFIG_KSM_DEBUG makes it long
+ * @window: which
  *
  * Context: any.
  */
-static inline void ksm_window(void)
+static inline void ksm_window(enum ksm_window window)
 {
-	if (IS_ENABLED(CONFIG_DEBUG_KSM_RACES) && !(get_random_u8() & 7))
-		ndelay(15000);
+	if (IS_ENABLED(CONFIG_KSM_DEBUG))
+		ksm_window_wait(window);
 }
 
 /* ------------------------------------------------------------------ knobs */
@@ -317,6 +351,7 @@ void ksm_move_mapping(struct ksm_mapping *mapping, struct folio *folio,
 		      struct ksm_stable_node *node);
 bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop);
 void ksm_prune(void);
+void ksm_count_by_nid(unsigned long *counts);
 int ksm_set_run(unsigned int run);
 int ksm_lock_unshared(void);
 
@@ -380,10 +415,14 @@ void ksm_reap_later(void);
  * struct ksm_spot - a place that holds a page
  * @kmm: the address space; a spot that is handed out holds a reference to it
  * @addr: the page's address in it
+ * @pfn: the page that was found there, perhaps another by now
+ * @nid: its NUMA node
  */
 struct ksm_spot {
 	struct ksm_mm *kmm;
 	unsigned long addr;
+	unsigned long pfn;
+	int nid;
 };
 
 /* What an object in an rhashtable costs: itself, and about two buckets. */
@@ -401,7 +440,8 @@ void ksm_index_plan_folds(void);
 bool ksm_folding(const struct ksm_stable_node *node);
 void ksm_index_moved(struct ksm_stable_node *node);
 bool ksm_index_empty(void);
-int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node));
+int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
+		       void *arg);
 void ksm_index_roomy(struct ksm_stable_node *node);
 void ksm_seen(u64 fingerprint);
 bool ksm_seen_twice(u64 fingerprint);
@@ -414,9 +454,9 @@ void ksm_index_idle(void);
 
 /* ------------------------------------- ksm_merge.c, ksm_unmerge.c */
 
-struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
-				  unsigned long other_pfn);
+struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint);
 int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node);
+bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint);
 int ksm_merge_zero(const struct ksm_spot *spot);
 void ksm_adopt(const struct ksm_spot *spot);
 void ksm_fold(const struct ksm_spot *spot);

@@ -185,7 +185,7 @@ static int ksm_protect(struct ksm_target *target)
 	if (!folio_test_lru(target->folio))
 		lru_add_drain();
 
-	ksm_window();
+	ksm_window(KSM_WINDOW_PROTECT);
 	ksm_notify_start(target, &range);
 	ptep = ksm_lock_pte(target, &ptl);
 	if (ptep) {
@@ -229,7 +229,7 @@ static int ksm_replace(struct ksm_target *target, struct page *kpage)
 	spinlock_t *ptl;	/* of the page table */
 	pte_t *ptep;
 
-	ksm_window();
+	ksm_window(KSM_WINDOW_REPLACE);
 	ksm_notify_start(target, &range);
 	ptep = ksm_lock_pte(target, &ptl);
 	if (!ptep)
@@ -298,6 +298,55 @@ static bool ksm_may_meet(struct folio *folio, struct folio *kfolio)
 	       folio_nid(folio) == folio_nid(kfolio);
 }
 
+/* The word of a page, unless it was forgotten or merged since it was found. */
+static u64 *ksm_unmerged_word(const struct ksm_spot *spot)
+{
+	u64 *word = ksm_word(spot->kmm, spot->addr, false);
+
+	return word && (*word & KSM_WORD_PAGE) ? word : NULL;
+}
+
+/**
+ * ksm_look_again - is a page still what it was when it was found?
+ * @spot: where it was; its kmm->lock is held; told where the page is now
+ * @fingerprint: that it had
+ *
+ * Only looks, so that nothing has to be undone for a page that cannot be
+ * merged: one that has changed, is merged already, or is in somebody's hands.
+ *
+ * Context: may sleep.
+ * Return: true if merging it is likely to succeed.
+ */
+bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
+{
+	struct mm_struct *mm = spot->kmm->mm;
+	struct vm_area_struct *vma;
+	struct page *page = NULL;
+	struct folio *folio;
+	bool good = false;
+
+	if (!ksm_unmerged_word(spot))
+		return false;
+	mmap_read_lock(mm);
+	vma = ksm_find_vma(mm, spot->addr);
+	if (vma)
+		page = ksm_get_page_at(vma, spot->addr);
+	if (page) {
+		folio = page_folio(page);
+		spot->pfn = page_to_pfn(page);
+		spot->nid = page_to_nid(page);
+		if (!folio_test_lru(folio))
+			lru_add_drain();
+		/* A large one tells when it is split */
+		good = !folio_test_ksm(folio) &&
+		       (folio_test_large(folio) || !ksm_folio_busy(folio)) &&
+		       ksm_fingerprint(page) == fingerprint;
+		folio_put(folio);
+	}
+	mmap_read_unlock(mm);
+	return good;
+}
+
 /* Enter a mapping of a KSM page, which is locked, in the books. */
 static void ksm_record(const struct ksm_spot *spot, u64 *word,
 		       struct ksm_mapping *mapping,
@@ -310,7 +359,7 @@ static void ksm_record(const struct ksm_spot *spot, u64 *word,
 
 /**
  * ksm_merge - map a KSM page instead of a page that is equal to it
- * @spot: where that page is; its kmm->lock is held, and it has a word there
+ * @spot: where that page is; its kmm->lock is held
  * @node: the KSM page, with a reference to the node
  *
  * Context: may sleep.
@@ -327,8 +376,10 @@ int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
 	u64 *word;
 	int err;
 
-	word = ksm_word(spot->kmm, spot->addr, true);
-	mapping = word ? ksm_new_mapping() : NULL;
+	word = ksm_unmerged_word(spot);
+	if (!word)
+		return -EEXIST;
+	mapping = ksm_new_mapping();
 	if (!mapping)
 		return -ENOMEM;
 
@@ -377,8 +428,6 @@ out_mmap:
  * ksm_share - turn a page into a KSM page, that others may be merged into
  * @spot: where the page is; its kmm->lock is held
  * @fingerprint: that it must have
- * @other_pfn: the page that is to be merged into it: if fork has shared it
- *	between the two already there is nothing to gain
  *
  * The record goes by the anon_vma the page belongs to, which reaches all
  * processes that fork has shared it with, rather than by that of this area,
@@ -387,8 +436,7 @@ out_mmap:
  * Context: may sleep.
  * Return: the node with a reference, or NULL.
  */
-struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
-				  unsigned long other_pfn)
+struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint)
 {
 	struct mm_struct *mm = spot->kmm->mm;
 	struct ksm_stable_node *node = NULL;
@@ -396,10 +444,9 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 	struct ksm_target target;
 	struct anon_vma *anon_vma;
 	int err;
-	u64 *word = ksm_word(spot->kmm, spot->addr, false);
+	u64 *word = ksm_unmerged_word(spot);
 
-	/* Forgotten, or merged, since it became a candidate */
-	if (!word || !*word || ksm_word_mapping(*word))
+	if (!word)
 		return NULL;
 	mapping = ksm_new_mapping();
 	node = ksm_new_node(fingerprint);
@@ -411,9 +458,6 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 	err = ksm_get_target(&target, mm, spot->addr, false);
 	if (err)
 		goto out_mmap;
-	err = -EAGAIN;
-	if (folio_pfn(target.folio) == other_pfn)
-		goto out_target;
 	err = ksm_protect(&target);
 	if (err)
 		goto out_target;
@@ -431,7 +475,7 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint,
 		goto out_target;
 
 	anon_vma = folio_anon_vma(target.folio);
-	ksm_window();
+	ksm_window(KSM_WINDOW_SHARE);
 	ksm_make_stable(target.folio, node);
 	folio_mark_accessed(target.folio);
 	/* Reclaim drops a clean page: this one is to be written out instead */

@@ -158,7 +158,7 @@ void __ksm_exit(struct mm_struct *mm)
 	if (untouched) {
 		ksm_put_mm(kmm);
 	} else if (kmm) {
-		ksm_window();
+		ksm_window(KSM_WINDOW_EXIT);
 		/* An exec that fails holds the lock: then nobody is inside */
 		if (!atomic_read(&mm->mm_users)) {
 			mmap_write_lock(mm);

@@ -436,57 +436,95 @@ static bool ksm_try_stable(const struct ksm_spot *spot,
 	return !err;
 }
 
-/* Is it like the candidate?  Then make that a KSM page and map it here too. */
-static bool ksm_try_candidate(const struct ksm_spot *spot,
-			      const struct ksm_spot *theirs,
-			      struct ksm_found *found)
-{
-	struct ksm_stable_node *node;
-	int err = -EAGAIN;
+/* What became of a page that looks like the candidate. */
+enum ksm_met {
+	KSM_MET_MERGED,		/* both are one KSM page now */
+	KSM_MET_STAYS,		/* the candidate is to wait for others */
+	KSM_MET_REPLACE,	/* this page had better be the candidate */
+};
 
-	/* Never wait for a second mm's lock */
-	if (theirs->kmm != spot->kmm && !mutex_trylock(&theirs->kmm->lock))
-		return false;
-	node = ksm_share(theirs, found->fingerprint, found->pfn);
-	if (node) {
-		err = ksm_merge(spot, node);
-		/* This page has changed: do not leave the other one shared alone */
-		if (err)
-			ksm_break_spot(theirs);
-		ksm_put_node(node);
+/*
+ * Make one of the two a KSM page, and map it in the place of the other too.
+ * One that somebody has pinned must not be in the way of others: look before
+ * anything is touched.
+ *
+ * That the page higher in memory stays is what compaction would make of it:
+ * it moves pages to the end of a zone, to empty the page blocks before.
+ */
+static enum ksm_met ksm_meet(struct ksm_spot *ours, struct ksm_spot *theirs,
+			     u64 fingerprint)
+{
+	const struct ksm_spot *stays = theirs, *goes = ours;
+	struct ksm_stable_node *node;
+
+	if (!ksm_look_again(ours, fingerprint))
+		return KSM_MET_STAYS;
+	if (!ksm_look_again(theirs, fingerprint))
+		return KSM_MET_REPLACE;
+	/* Shared by fork: nothing to gain */
+	if (ours->pfn == theirs->pfn)
+		return KSM_MET_STAYS;
+	if (ours->nid != theirs->nid) {
+		if (!ksm_knobs.merge_across_nodes)
+			return KSM_MET_REPLACE;
+	} else if (ours->pfn > theirs->pfn) {
+		swap(stays, goes);
 	}
-	if (theirs->kmm != spot->kmm)
-		mutex_unlock(&theirs->kmm->lock);
-	return !err;
+	node = ksm_share(stays, fingerprint);
+	if (!node)
+		return KSM_MET_REPLACE;
+	if (!ksm_merge(goes, node)) {
+		ksm_put_node(node);
+		return KSM_MET_MERGED;
+	}
+	/* That page has changed: do not leave the other one shared alone */
+	ksm_break_spot(stays);
+	ksm_put_node(node);
+	return KSM_MET_REPLACE;
+}
+
+/* Never wait for a second mm's lock. */
+static enum ksm_met ksm_try_candidate(const struct ksm_spot *spot,
+				      struct ksm_spot *theirs, u64 fingerprint)
+{
+	struct ksm_spot ours = *spot;
+	enum ksm_met met;
+
+	if (theirs->kmm == spot->kmm)
+		return theirs->addr == spot->addr ? KSM_MET_STAYS :
+			ksm_meet(&ours, theirs, fingerprint);
+	if (!mutex_trylock(&theirs->kmm->lock))
+		return KSM_MET_REPLACE;
+	met = ksm_meet(&ours, theirs, fingerprint);
+	mutex_unlock(&theirs->kmm->lock);
+	return met;
 }
 
 /* A page that has not changed since the last pass. */
-static bool ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
+static void ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
 {
-	struct ksm_key key;
+	enum ksm_met met = KSM_MET_REPLACE;
 	struct ksm_spot theirs;
-	bool merged = false;
+	struct ksm_key key;
 
 	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
 	    ksm_is_zero_fingerprint(found->fingerprint) &&
 	    !ksm_merge_zero(spot))
-		return true;
+		return;
 
 	key = ksm_make_key(found->fingerprint, found->nid);
 	if (ksm_try_stable(spot, &key))
-		return true;
+		return;
 	if (!ksm_seen_twice(found->fingerprint))
-		return false;
+		return;
 	if (ksm_candidate_find(&key, &theirs)) {
-		if (theirs.kmm != spot->kmm || theirs.addr != spot->addr)
-			merged = ksm_try_candidate(spot, &theirs, found);
+		met = ksm_try_candidate(spot, &theirs, found->fingerprint);
 		ksm_put_mm(theirs.kmm);
 	}
-	if (merged)
+	if (met == KSM_MET_MERGED)
 		ksm_candidate_drop(&key);
-	else
+	else if (met == KSM_MET_REPLACE)
 		ksm_candidate_set(&key, spot);
-	return merged;
 }
 
 /*
@@ -506,9 +544,9 @@ static u64 ksm_last_seen(u64 word)
 	return word;
 }
 
-static void ksm_scan_page(struct ksm_mm *kmm, struct ksm_found *found)
+static void ksm_scan_page(const struct ksm_spot *spot, struct ksm_found *found)
 {
-	const struct ksm_spot spot = { .kmm = kmm, .addr = found->addr };
+	struct ksm_mm *kmm = spot->kmm;
 	u64 *word = ksm_word(kmm, found->addr, true);
 	u64 last, fingerprint = found->fingerprint;
 	struct ksm_mapping *mapping;
@@ -527,11 +565,11 @@ static void ksm_scan_page(struct ksm_mm *kmm, struct ksm_found *found)
 
 	unchanged = (last & KSM_WORD_PAGE) &&
 		    (last & KSM_WORD_FINGERPRINT) == fingerprint;
-	if (unchanged && ksm_try_merge(&spot, found))
-		return;
 	ksm_set_word(kmm, word, fingerprint | KSM_WORD_PAGE |
 				(unchanged ? KSM_WORD_UNSHARED : 0) |
 				(last & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
+	if (unchanged)
+		ksm_try_merge(spot, found);
 }
 
 /* A mapping that is swapped out: is there still a page it may come back to? */
@@ -550,11 +588,16 @@ static void ksm_check_swapped(struct ksm_mm *kmm, u64 *word)
 
 static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 {
-	const struct ksm_spot spot = { .kmm = kmm, .addr = found->addr };
+	const struct ksm_spot spot = {
+		.kmm = kmm,
+		.addr = found->addr,
+		.pfn = found->pfn,
+		.nid = found->nid,
+	};
 	u64 *word;
 
 	if (found->kind == KSM_FOUND_PAGE) {
-		ksm_scan_page(kmm, found);
+		ksm_scan_page(&spot, found);
 		return;
 	}
 	word = ksm_word(kmm, found->addr, found->kind == KSM_FOUND_KSM);
@@ -585,7 +628,7 @@ static void ksm_process_batch(struct ksm_batch *batch)
 	unsigned int i;
 
 	for (i = 0; i < batch->nr; i++) {
-		ksm_window();
+		ksm_window(KSM_WINDOW_FOUND);
 		ksm_process_found(batch->kmm, &batch->found[i]);
 		cond_resched();
 	}

@@ -10,6 +10,8 @@
 #include <linux/kobject.h>
 #include <linux/kstrtox.h>
 #include <linux/limits.h>
+#include <linux/nodemask.h>
+#include <linux/slab.h>
 #include <linux/sysfs.h>
 
 #include "ksm_internal.h"
@@ -235,6 +237,25 @@ static long profit(void)
 	       atomic_long_read(&ksm_counters.metadata);
 }
 
+/* pages_shared by NUMA node, as in numa_stat of a memory cgroup. */
+static ssize_t pages_shared_nodes_show(struct kobject *kobj,
+				       struct kobj_attribute *attr, char *buf)
+{
+	unsigned long *counts;
+	ssize_t len = 0;
+	int nid;
+
+	counts = kcalloc(nr_node_ids, sizeof(*counts), GFP_KERNEL);
+	if (!counts)
+		return -ENOMEM;
+	ksm_count_by_nid(counts);
+	for_each_node_state(nid, N_MEMORY)
+		len += sysfs_emit_at(buf, len, "%sN%d=%lu", len ? " " : "",
+				     nid, counts[nid]);
+	kfree(counts);
+	return len + sysfs_emit_at(buf, len, "\n");
+}
+
 /* ------------------------------------------------------------- the table */
 
 #define KSM_NUMBER(_name, _width, _pointer, _value, _min, _max, _set)	\
@@ -304,6 +325,8 @@ static struct ksm_file ksm_files[] = {
 	KSM_COUNTER(pages_scanned, scanned),
 	KSM_COUNTER(pages_skipped, skipped),
 	KSM_COUNTER(pages_shared, shared),
+	/* Looks at all of them: not for everybody */
+	{ .attr = __ATTR_RO_MODE(pages_shared_nodes, 0400) },
 	KSM_COUNTER(pages_sharing, sharing),
 	KSM_COUNTER(pages_unshared, unshared),
 	KSM_SUM(pages_volatile, volatile_pages),

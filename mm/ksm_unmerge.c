@@ -209,7 +209,7 @@ static struct ksm_user ksm_find_user(struct ksm_stable_node *node)
  * A KSM page may also be mapped in areas that do not take part: by those who
  * have shared a page by fork with somebody who does.
  */
-static int ksm_unmerge_node(struct ksm_stable_node *node)
+static int ksm_unmerge_node(struct ksm_stable_node *node, void *unused)
 {
 	struct ksm_user user, last = { .mm = NULL };
 	struct vm_area_struct *vma;
@@ -295,7 +295,7 @@ int ksm_unmerge_all(void)
 
 	err = ksm_unmerge_mms();
 	if (!err)
-		err = ksm_index_for_each(ksm_unmerge_node);
+		err = ksm_index_for_each(ksm_unmerge_node, NULL);
 	forget_err = ksm_forget_mms();
 	return err ?: forget_err;
 }

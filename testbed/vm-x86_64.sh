@@ -17,19 +17,34 @@ accelerator()
 # memory: each node's part, its share of the processors, and the DIMM that can be removed
 memory()
 {
-	local node cpu
+	local node cpu slow=
+	[[ $nodes -le $cpus ]] || slow=1
 	echo "-m $((mem >> 20))M${hotplug:+,slots=1,maxmem=$(((mem + hotplug) >> 20))M}"
 	for ((node = 0; node < nodes; node++)); do
 		echo "-object memory-backend-ram,id=ram$node,size=$((mem / nodes))"
-		echo "-numa node,nodeid=$node,memdev=ram$node"
+		echo "-numa node,nodeid=$node,memdev=ram$node${slow:+,initiator=$((node < cpus ? node : 0))}"
 	done
 	# Every processor is a socket, and no socket on two nodes; with more nodes than processors some have none.
 	for ((cpu = 0; cpu < cpus; cpu++)); do
 		node=$((nodes > cpus ? cpu : cpu * nodes / cpus))
 		echo "-numa cpu,node-id=$node,socket-id=$cpu"
 	done
+	[[ -z $slow ]] || slow_memory
 	[[ -z $hotplug ]] || echo "-object memory-backend-ram,id=dimm,size=$hotplug" \
 		"-device pc-dimm,memdev=dimm,node=$((nodes - 1))"
+}
+
+# slow_memory: nodes without a processor are a lower memory tier, as the firmware's table of latencies says
+slow_memory()
+{
+	local from to
+	echo -machine hmat=on
+	for ((from = 0; from < cpus; from++)); do
+		for ((to = 0; to < nodes; to++)); do
+			echo "-numa hmat-lb,hierarchy=memory,initiator=$from,target=$to,data-type=access-latency,latency=$((to < cpus ? 10 : 80))"
+			echo "-numa hmat-lb,hierarchy=memory,initiator=$from,target=$to,data-type=access-bandwidth,bandwidth=$((to < cpus ? 8000 : 1000))M"
+		done
+	done
 }
 
 # port NAME ID: a virtio-serial port that writes to a file or pipe of the run

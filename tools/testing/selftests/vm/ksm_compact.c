@@ -236,10 +236,34 @@ static void for_huge_pages(void)
 	check_scattered(area, nr, 30000);
 }
 
+/* kcompactd by itself, when memory has come to consist of small pieces. */
+static void proactively(void)
+{
+	static const char knob[] = "/proc/sys/vm/compaction_proactiveness";
+	const size_t nr = 28672;
+	size_t left = nr * PAGE_SIZE + (24UL << 20);
+	unsigned long *at;
+	char *area;
+
+	map_huge(1);	/* or there are none, which skips the test */
+	CHECK(!knob_override(knob, "0"));
+	if (free_bytes() > left + HUGE_SIZE)
+		take((free_bytes() - left) & -HUGE_SIZE, MADV_HUGEPAGE);
+	area = scattered(nr, 50000);
+	at = pfns(area, nr);
+	CHECK(!knob_override(knob, "100"));
+	WAIT_FOR(count_moved(area, nr, at) >= HUGE_PAGES);
+	CHECK(!knob_override(knob, "0"));
+	ksm_note("proactive compaction: %zu mappings moved",
+		 count_moved(area, nr, at));
+	check_scattered(area, nr, 50000);
+}
+
 static const struct ksm_test tests[] = {
 	{ "on_order", on_order },
 	{ "under_a_running_ksmd", under_a_running_ksmd },
 	{ "for_huge_pages", for_huge_pages },
+	{ "proactively", proactively },
 };
 
 int main(int argc, char **argv)

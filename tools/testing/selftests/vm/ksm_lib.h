@@ -235,11 +235,13 @@ void peer_start(struct peer *p, void (*fn)(struct peer *me, void *arg),
 		void *arg);
 void peer_send(struct peer *p, long value);
 long peer_recv(struct peer *p);
+long peer_recv_within(struct peer *p, int seconds);
 void peer_join(struct peer *p);		/* it must succeed */
 int peer_status(struct peer *p);	/* as waitpid() tells it */
 
 /* A control group of its own for the test (cgroup v2, memory). */
 void memcg_enter(void);
+int memcg_control(const char *controller);	/* one more of them */
 int memcg_write(const char *file, const char *value);
 long memcg_get(const char *file);
 long memcg_stat(const char *field);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* vm: --nodes 2 */
 /* stock-fails: collision_is_folded */
+/* stock-fails: counted_by_node */
 /*
  * merge_across_nodes: pages merge with those of their own node only, or with
  * any; and what becomes of that when they move.
@@ -218,6 +219,43 @@ static void moved_while_scanned(void)
 	VERIFY(b, NR, 700, distinct);
 }
 
+static long shared_on(int node)
+{
+	char buf[512], name[16], *at;
+
+	if (ksm_read("pages_shared_nodes", buf, sizeof(buf)) <= 0)
+		FAIL("no pages_shared_nodes");
+	snprintf(name, sizeof(name), "N%d=", node);
+	at = strstr(buf, name);
+	if (!at)
+		FAIL("no %s in %s", name, buf);
+	return strtol(at + strlen(name), NULL, 10);
+}
+
+/* stock: expected failure: nothing tells where KSM pages are */
+static void counted_by_node(void)
+{
+	char *area, *second;
+	struct stat st;
+
+	start(1);
+	area = merged_pairs(NR, 900, &second);
+	move_all(area, NR, nodes[0]);
+	CHECK_EQ(shared_on(nodes[0]), NR);
+	CHECK_EQ(shared_on(nodes[1]), 0);
+	move_all(area, NR / 4, nodes[1]);
+	CHECK_EQ(shared_on(nodes[0]), NR - NR / 4);
+	CHECK_EQ(shared_on(nodes[1]), NR / 4);
+	CHECK(!munmap(second, NR * PAGE_SIZE));
+	CHECK(!munmap(area, NR / 4 * PAGE_SIZE));
+	ksm_settle();
+	CHECK_EQ(shared_on(nodes[0]), NR - NR / 4);
+	CHECK_EQ(shared_on(nodes[1]), 0);
+	/* It looks at every KSM page: not for everybody to ask. */
+	CHECK(!stat("/sys/kernel/mm/ksm/pages_shared_nodes", &st));
+	CHECK_EQ(st.st_mode & 0777, 0400);
+}
+
 static const struct ksm_test tests[] = {
 	{ "across", across },
 	{ "apart", apart },
@@ -225,6 +263,7 @@ static const struct ksm_test tests[] = {
 	{ "moved_page_is_found", moved_page_is_found },
 	{ "collision_is_folded", collision_is_folded },
 	{ "moved_while_scanned", moved_while_scanned },
+	{ "counted_by_node", counted_by_node },
 };
 
 int main(int argc, char **argv)

@@ -447,6 +447,43 @@ static void soft_dirty(void)
 	VERIFY(area + NR / 2 * PAGE_SIZE, NR / 2, 1 + NR / 2, NR);
 }
 
+#define OTHERS	64UL
+
+/*
+ * One of three is in a pipe, the lowest in memory: the other two are merged all
+ * the same, and stay so.
+ */
+static void others_are_merged(void)
+{
+	char *area = mergeable_area(3 * OTHERS, 9000, OTHERS), *in_pipe[OTHERS];
+	unsigned long *at = pfns(area, 3 * OTHERS);
+	int fd[2];
+
+	CHECK(!pipe(fd));
+	CHECK_GE(fcntl(fd[1], F_SETPIPE_SZ, OTHERS * PAGE_SIZE),
+		 OTHERS * PAGE_SIZE);
+	for (size_t i = 0; i < OTHERS; i++) {
+		size_t lowest = i;
+
+		for (size_t j = i; j < 3 * OTHERS; j += OTHERS)
+			if (at[j] < at[lowest])
+				lowest = j;
+		in_pipe[i] = area + lowest * PAGE_SIZE;
+		CHECK_EQ(vmsplice(fd[1], &(struct iovec){ in_pipe[i], PAGE_SIZE },
+				  1, 0), PAGE_SIZE);
+	}
+	free(at);
+	ksm_settle();
+	for (size_t i = 0; i < 3 * OTHERS; i++) {
+		char *page = area + i * PAGE_SIZE;
+
+		CHECK_EQ(is_ksm(page), page != in_pipe[i % OTHERS]);
+	}
+	CHECK_EQ(ksm_get("pages_shared"), OTHERS);
+	CHECK_EQ(ksm_get("pages_sharing"), OTHERS);
+	VERIFY(area, 3 * OTHERS, 9000, OTHERS);
+}
+
 static const struct ksm_test tests[] = {
 	{ "pinned_to_write", pinned_to_write },
 	{ "pinned_to_read", pinned_to_read },
@@ -460,6 +497,7 @@ static const struct ksm_test tests[] = {
 	{ "protected_after_merge", protected_after_merge },
 	{ "protected_before_merge", protected_before_merge },
 	{ "soft_dirty", soft_dirty },
+	{ "others_are_merged", others_are_merged },
 };
 
 int main(int argc, char **argv)

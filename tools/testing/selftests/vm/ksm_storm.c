@@ -6,10 +6,12 @@
  * while it is merged, and moved, and taken away.  All of them know what has to
  * be in each page, and in the end nothing is left behind.
  *
- * KSM_STORM_SECONDS=N makes it last so long (30, or 60 on a slow kernel; one
- * that is to last longer than a minute wants a higher KSM_TEST_SLOW as well).
+ * KSM_STORM_SECONDS=N makes it last so long (30, or 60 on a slow kernel), and
+ * KSM_STORM_SEED=N makes the same choices again, as far as they depend on
+ * nothing else.
  */
 #include <dirent.h>
+#include <glob.h>
 #include <sys/uio.h>
 #include "ksm_lib.h"
 
@@ -21,11 +23,14 @@
 #define NR		384UL
 #define CONTENTS	12	/* that there are, besides empty pages */
 #define MEMORY		"/sys/devices/system/memory/"
+#define WINDOWS		"/sys/kernel/debug/ksm/windows/"
 
 /* Shared by all processes. */
 static struct board {
 	bool stop;		/* the disturbers first, */
 	bool leave;		/* then the workers */
+	unsigned int seed;
+	int disk;		/* for direct I/O; -1: there is none */
 	pid_t pid[WORKERS];
 	char *area[WORKERS];
 	long ops[WORKERS];
@@ -194,6 +199,22 @@ static void splice_some(struct worker *w)
 	close(fd[1]);
 }
 
+/* The disk takes these pages, and gives them back to others. */
+static void direct_io(struct worker *w)
+{
+	const size_t nr = 4, size = nr * PAGE_SIZE;
+	size_t from = pick(w, NR - nr), to = pick(w, NR - nr);
+
+	if (board->disk < 0)
+		return;
+	CHECK_EQ(pwrite(board->disk, page_of(w, from), size, w->id * size),
+		 size);
+	CHECK_EQ(pread(board->disk, page_of(w, to), size, w->id * size), size);
+	memmove(w->seed + to, w->seed + from, nr * sizeof(w->seed[0]));
+	for (size_t i = to; i < to + nr; i++)
+		check_page(w, i);
+}
+
 static void reap_child(struct worker *w)
 {
 	int status;
@@ -226,12 +247,12 @@ static void fork_one(struct worker *w)
 static void (*const ops[])(struct worker *w) = {
 	write_some, write_some, write_one_byte, check_some, check_some,
 	move_area_away, protect, advise, page_out, lock, drop, splice_some,
-	fork_one, reap_child,
+	direct_io, fork_one, reap_child,
 };
 
 static void work(int id)
 {
-	struct worker w = { .id = id, .random = 7919 * (id + 1) };
+	struct worker w = { .id = id, .random = board->seed + 7919 * id };
 
 	for (int i = 0; i < 2; i++) {
 		w.slot[i] = map_pages(NR);
@@ -301,7 +322,7 @@ static void compact(struct disturber *d)
 /*
  * A block can be taken away with a poisoned page in it.  If that is said to be
  * sound again meanwhile, it is put on a list of free pages that is then left
- * behind, on any kernel.
+ * behind, on any kernel; if it is not, the block does not come back.
  */
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -317,8 +338,9 @@ static void soft_offline(struct disturber *d)
 	if (at && !file_print(MEMORY "soft_offline_page", "%#lx",
 			      at * PAGE_SIZE)) {
 		d->done++;
-		file_print("/sys/kernel/debug/hwpoison/unpoison-pfn", "%lu",
-			   at);
+		/* Not while somebody has a reference, for whatever reason. */
+		WAIT_FOR(!file_print("/sys/kernel/debug/hwpoison/unpoison-pfn",
+				     "%lu", at));
 	}
 	pthread_mutex_unlock(&memory_lock);
 	usleep(20000);
@@ -350,10 +372,11 @@ static long pick_block(struct disturber *d)
 	return picked;
 }
 
-/* Emptied by a process that can be stopped if it takes too long. */
+/* Emptied by a process that is stopped when it takes too long for its taste. */
 static void take_block_away(struct disturber *d)
 {
 	long block = pick_block(d);
+	double patience = ksm_now() + choose(d, 10);
 	char path[128];
 	int status;
 	pid_t pid;
@@ -367,14 +390,10 @@ static void take_block_away(struct disturber *d)
 	pid = fork();
 	if (!pid)
 		_exit(!!file_write(path, "offline", 7));
-	for (int tries = 0; tries < 200; tries++) {
-		if (waitpid(pid, &status, WNOHANG) == pid)
-			break;
-		usleep(50000);
-		if (tries == 199) {
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		if (ksm_now() > patience)
 			kill(pid, SIGKILL);
-			waitpid(pid, &status, 0);
-		}
+		usleep(50000);
 	}
 	if (block_has(block, "state", "offline")) {
 		d->done++;
@@ -396,6 +415,23 @@ static void turn_knobs(struct disturber *d)
 	usleep(choose(d, 400000));
 }
 
+/* One of the moments in which a race can be lost lasts long. */
+static void widen_windows(struct disturber *d)
+{
+	glob_t names;
+
+	d->done++;
+	if (!glob(WINDOWS "*", 0, NULL, &names)) {
+		const char *name = names.gl_pathv[choose(d, names.gl_pathc)];
+
+		file_write(name, "300", 3);
+		usleep(1000000);
+		file_write(name, "15", 2);
+	}
+	globfree(&names);
+	usleep(100000);
+}
+
 static void *disturb(void *arg)
 {
 	struct disturber *d = arg;
@@ -412,9 +448,25 @@ static struct disturber disturbers[] = {
 	{ "soft-offlined pages", soft_offline },
 	{ "blocks taken away", take_block_away },
 	{ "turns of the knobs", turn_knobs },
+	{ "windows", widen_windows },
 };
 
 /* ---- the storm ---- */
+
+/* Memory with the manners of a disk. */
+static int open_disk(void)
+{
+	long id = file_long("/sys/class/zram-control/hot_add");
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/zram%ld/disksize", id);
+	CHECK_EQ(file_write(path, "16M", 3), 0);
+	snprintf(path, sizeof(path), "/dev/zram%ld", id);
+	fd = open(path, O_RDWR | O_DIRECT);
+	CHECK(fd >= 0);
+	return fd;
+}
 
 static void start_workers(void)
 {
@@ -450,6 +502,7 @@ static void nothing_left(void)
 static void storm(void)
 {
 	const char *wanted = getenv("KSM_STORM_SECONDS");
+	const char *seed = getenv("KSM_STORM_SEED");
 	double end = ksm_now();
 	int status;
 
@@ -462,13 +515,17 @@ static void storm(void)
 	board = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(board != MAP_FAILED);
+	board->seed = seed ? atoi(seed) : getpid() * 31 + time(NULL);
+	ksm_note("seed %u", board->seed);
+	board->disk = access("/sys/class/zram-control/hot_add", R_OK) ?
+		      -1 : open_disk();
 	ksm_set("pages_to_scan", 2000);
 	ksm_set("sleep_millisecs", 1);
 	ksm_set("max_page_sharing", 16);
 	ksm_set("run", 1);
 	start_workers();
 	for (size_t i = 0; i < ARRAY_SIZE(disturbers); i++) {
-		disturbers[i].random = 104729 * (i + 1);
+		disturbers[i].random = board->seed + 104729 * (i + 1);
 		CHECK(!pthread_create(&disturbers[i].thread, NULL, disturb,
 				      &disturbers[i]));
 	}

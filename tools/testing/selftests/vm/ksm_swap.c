@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* vm: --nodes 2 --swap 256M */
+/* stock-fails: split_areas_cost */
 /*
  * KSM pages go to swap and come back, moved, forked and rewritten meanwhile.
  */
@@ -361,6 +362,41 @@ static void everything_at_once(void)
 	merged_again(area, 1600);
 }
 
+/* How long the last of so many pages takes to be out, with so many sharers. */
+static double time_out(uint64_t seed, bool split)
+{
+	const size_t pages = 100, nr = pages * 200;
+	char *area = mergeable_area(nr, seed, pages);
+	double took;
+
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	for (size_t i = 0; split && i < nr; i += 2)
+		CHECK(!mprotect(area + i * PAGE_SIZE, PAGE_SIZE, PROT_READ));
+	took = -ksm_now();
+	CHECK(memcg_swap_out(area, nr));
+	took += ksm_now();
+	VERIFY(area, nr, seed, pages);
+	CHECK(!munmap(area, nr * PAGE_SIZE));
+	return took;
+}
+
+/* pitfall 15: many areas on one anon_vma do not make it slower */
+/* stock: expected failure: every walk goes through the whole anon_vma */
+static void split_areas_cost(void)
+{
+	double whole, split;
+
+	memcg_enter();
+	whole = time_out(3000, false);
+	split = time_out(4000, true);
+	ksm_note("100 pages of 200 sharers out in %.3f s, from 20000 areas in %.3f s",
+		 whole, split);
+	/* Reclaim needs some rounds, of which nobody knows how many. */
+	if (split > 2 * whole + 1.0 * ksm_slow())
+		FAIL("cost grows with the number of areas");
+}
+
 static const struct ksm_test tests[] = {
 	{ "out_and_in", out_and_in },
 	{ "counters_when_out", counters_when_out },
@@ -374,6 +410,7 @@ static const struct ksm_test tests[] = {
 	{ "swap_switched_off", swap_switched_off },
 	{ "migrated_in_swap_cache", migrated_in_swap_cache },
 	{ "everything_at_once", everything_at_once },
+	{ "split_areas_cost", split_areas_cost },
 };
 
 int main(int argc, char **argv)

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
+/* vm: --nodes 2 */
+/* stock-fails: migration */
 /*
  * The trace events: they are there, they are hit, and they say what they
  * always said.
@@ -17,6 +19,7 @@
 static const struct event {
 	const char *name;
 	const char *text;
+	bool since_ours;	/* not in Linux 6.12 */
 } events[] = {
 	{ "ksm_start_scan", "seq " NUMBER " rmap size " NUMBER },
 	{ "ksm_stop_scan", "seq " NUMBER " rmap size " NUMBER },
@@ -31,6 +34,9 @@ static const struct event {
 	{ "ksm_remove_ksm_page", "pfn " PFN },
 	{ "ksm_remove_rmap_item",
 	  "pfn " PFN " rmap_item " POINTER " mm " POINTER },
+	{ "ksm_migrate_page",
+	  "old_pfn " PFN " new_pfn " PFN
+	  " sharers 2 old_nid " NUMBER " new_nid " NUMBER, true },
 	{ "ksm_advisor",
 	  "ksm scan time " NUMBER " pages_to_scan " NUMBER
 	  " cpu percent " NUMBER },
@@ -92,7 +98,8 @@ static void start_tracing(void)
 
 		snprintf(path, sizeof(path), "events/ksm/%s/enable",
 			 events[i].name);
-		if (knob_override(trace_path(path), "1"))
+		if (knob_override(trace_path(path), "1") &&
+		    !events[i].since_ours)
 			FAIL("no event %s", events[i].name);
 	}
 	file_write(trace_path("trace"), "", 0);
@@ -180,6 +187,45 @@ static void stale_node(void)
 	VERIFY(more, 8, 10, 1);
 }
 
+/* What went where: the same as /proc/PID/pagemap says. */
+static void check_move(const char *area, unsigned long from, int from_nid,
+		       int to_nid)
+{
+	char text[128], line[512];
+	bool found = false;
+	FILE *f;
+
+	snprintf(text, sizeof(text),
+		 "old_pfn %lu new_pfn %lu sharers 2 old_nid %d new_nid %d\n",
+		 from, pfn(area), from_nid, to_nid);
+	f = fopen(trace_path("trace"), "r");
+	CHECK(f);
+	while (!found && fgets(line, sizeof(line), f))
+		found = strstr(line, text);
+	fclose(f);
+	if (!found)
+		FAIL("no event says %s", text);
+}
+
+/* stock: expected failure: there is no such event */
+static void migration(void)
+{
+	unsigned long *from;
+	char *area, *second;
+	int nodes[2];
+
+	need_nodes(nodes, 2);
+	area = merged_pairs(16, 40, &second);
+	move_all(area, 16, nodes[0]);
+	from = pfns(area, 16);
+	start_tracing();
+	move_all(area, 16, nodes[1]);
+	for (size_t i = 0; i < 16; i++)
+		check_move(area + i * PAGE_SIZE, from[i], nodes[0], nodes[1]);
+	check_seen("ksm_migrate_page", 16);
+	free(from);
+}
+
 static void advisor(void)
 {
 	start_tracing();
@@ -193,6 +239,7 @@ static const struct ksm_test tests[] = {
 	{ "life_of_a_page", life_of_a_page },
 	{ "empty_page", empty_page },
 	{ "stale_node", stale_node },
+	{ "migration", migration },
 	{ "advisor", advisor },
 };
 

@@ -61,10 +61,15 @@ void peer_send(struct peer *p, long value)
 
 long peer_recv(struct peer *p)
 {
+	return peer_recv_within(p, 40);
+}
+
+long peer_recv_within(struct peer *p, int seconds)
+{
 	struct pollfd fd = { p->in, POLLIN };
 	long value = 0;
 
-	if (poll(&fd, 1, 40000 * ksm_slow()) != 1)
+	if (poll(&fd, 1, 1000 * seconds * ksm_slow()) != 1)
 		FAIL("process %d does not answer", p->pid);
 	if (read(p->in, &value, sizeof(value)) != sizeof(value))
 		FAIL("process %d is gone", p->pid);
@@ -122,19 +127,24 @@ static const char *memcg_path(const char *file)
 	return path;
 }
 
-void memcg_enter(void)
+int memcg_control(const char *controller)
 {
 	char control[160];
 
+	snprintf(control, sizeof(control), "%s/cgroup.subtree_control",
+		 cgroup_root());
+	return file_print(control, "+%s", controller);
+}
+
+void memcg_enter(void)
+{
 	if (!cgroup_root()) {
 		mkdir(CGROUP_OWN, 0700);
 		if (mount("none", CGROUP_OWN, "cgroup2", 0, NULL) ||
 		    !cgroup_root())
 			ksm_skip("no cgroup v2");
 	}
-	snprintf(control, sizeof(control), "%s/cgroup.subtree_control",
-		 cgroup_root());
-	if (file_print(control, "+memory"))
+	if (memcg_control("memory"))
 		ksm_skip("no memory control groups");
 	if (mkdir(memcg_path(""), 0700) && errno != EEXIST)
 		ksm_skip("cannot make a control group: errno %d", errno);

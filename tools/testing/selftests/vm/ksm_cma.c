@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+/* vm: --mem 512M --append cma=64M --timeout 300 */
+/*
+ * KSM pages make room in the memory that CMA has lent out.
+ */
+#include <sys/sysinfo.h>
+#include "ksm_lib.h"
+
+#define CMA		"/sys/kernel/debug/cma/reserved/"
+#define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
+#define LEFT		(168UL << 20)	/* of memory, for the area and CMA */
+
+static void take_the_rest(void)
+{
+	struct sysinfo info;
+	size_t size;
+	char *hog;
+
+	CHECK(!sysinfo(&info));
+	if (info.freeram * info.mem_unit < LEFT + HUGE_SIZE)
+		return;
+	size = (info.freeram * info.mem_unit - LEFT) & -HUGE_SIZE;
+	hog = map_pages(size / PAGE_SIZE);
+	madvise(hog, size, MADV_HUGEPAGE);
+	for (size_t i = 0; i < size; i += PAGE_SIZE)
+		hog[i] = 1;
+}
+
+/* CMA's memory is lent to movable pages when other memory becomes scarce. */
+static void cma_alloc(void)
+{
+	const size_t nr = 24576;
+	size_t asked = 0, moved = 0, left = 0;
+	unsigned long first, end, *at, *now;
+	long count;
+	char *area;
+
+	if (access(CMA "alloc", W_OK))
+		ksm_skip("no CMA: boot with cma=64M");
+	first = file_long(CMA "base_pfn");
+	end = first + file_long(CMA "count");
+	count = file_long(CMA "count") - file_long(CMA "used");
+	take_the_rest();
+	area = mergeable_area(nr, 1000, nr / 2);
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), nr);
+	at = pfns(area, nr);
+	CHECK_EQ(file_print(CMA "alloc", "%ld", count), 0);
+	now = pfns(area, nr);
+	for (size_t i = 0; i < nr; i++) {
+		bool in_the_way = at[i] >= first && at[i] < end;
+
+		asked += in_the_way;
+		moved += in_the_way && now[i] && now[i] != at[i];
+		left += now[i] >= first && now[i] < end;
+	}
+	ksm_note("CMA: %zu of %zu mappings moved out of its way", moved, asked);
+	CHECK_GE(asked, nr / 20);
+	CHECK_EQ(moved, asked);
+	CHECK_EQ(left, 0);
+	CHECK_EQ(count_ksm(area, nr), nr);
+	CHECK_EQ(ksm_get("pages_shared"), nr / 2);
+	CHECK_EQ(ksm_get("pages_sharing"), nr / 2);
+	VERIFY(area, nr, 1000, nr / 2);
+	CHECK_EQ(file_print(CMA "free", "%ld", count), 0);
+	free(at);
+	free(now);
+}
+
+static const struct ksm_test tests[] = {
+	{ "cma_alloc", cma_alloc },
+};
+
+int main(int argc, char **argv)
+{
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
+}

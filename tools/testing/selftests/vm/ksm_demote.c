@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+/* vm: --nodes 2 --cpus 1 */
+/*
+ * Reclaim moves KSM pages to slower memory instead of throwing them out.
+ */
+#include <glob.h>
+#include "ksm_lib.h"
+
+#define NR	512UL
+
+static int nodes[2];
+
+/* Is there memory of several tiers? */
+static bool tiered(void)
+{
+	glob_t tiers = {};
+	bool several;
+
+	glob("/sys/devices/virtual/memory_tiering/memory_tier[0-9]*", 0, NULL,
+	     &tiers);
+	several = tiers.gl_pathc >= 2;
+	globfree(&tiers);
+	return several;
+}
+
+static size_t count_on(char *area, int node)
+{
+	static char *pages[NR];
+	static int status[NR];
+	size_t found = 0;
+
+	for (size_t i = 0; i < NR; i++)
+		pages[i] = area + i * PAGE_SIZE;
+	nodes_of(0, pages, status, NR);
+	for (size_t i = 0; i < NR; i++)
+		found += status[i] == node;
+	return found;
+}
+
+static void demoted(void)
+{
+	char *area, *second;
+	long before;
+
+	need_nodes(nodes, 2);
+	if (!tiered())
+		ksm_skip("all memory is of one tier");
+	memcg_enter();
+	area = merged_pairs(NR, 1000, &second);
+	move_all(area, NR, nodes[0]);
+	CHECK(!knob_override("/sys/kernel/mm/numa/demotion_enabled", "true"));
+	before = vm_event("pgdemote_direct");
+	/* What was used lately gets a second chance. */
+	WAIT_FOR((memcg_stat("anon"), memcg_write("memory.reclaim", "512K"),
+		  count_on(area, nodes[1]) == NR));
+	ksm_note("reclaim: %zu of %zu moved to the slower node, %ld pages in all",
+		 count_on(area, nodes[1]), NR,
+		 vm_event("pgdemote_direct") - before);
+	CHECK_GE(vm_event("pgdemote_direct") - before, NR);
+	CHECK_EQ(count_ksm(area, NR), NR);
+	CHECK_EQ(count_same(getpid(), area, getpid(), second, NR), NR);
+	VERIFY(area, NR, 1000, NR);
+	VERIFY(second, NR, 1000, NR);
+
+	/* Found there, and moved back. */
+	second = mergeable_area(NR, 1000, NR);
+	ksm_settle();
+	CHECK_EQ(count_same(getpid(), area, getpid(), second, NR), NR);
+	move_all(area, NR, nodes[0]);
+	VERIFY(area, NR, 1000, NR);
+}
+
+static const struct ksm_test tests[] = {
+	{ "demoted", demoted },
+};
+
+int main(int argc, char **argv)
+{
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
+}
