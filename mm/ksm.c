@@ -98,6 +98,25 @@ static bool ksm_wait_for_count(unsigned int *tries, enum ksm_get how)
 	return true;
 }
 
+/*
+ * What a reference promises: that the page is the node's, or was until the last
+ * mapping went (ksm_let_go()), and that it stays where it is.
+ */
+static void ksm_check_held(struct ksm_stable_node *node, struct folio *folio)
+{
+	void *mapping = READ_ONCE(folio->mapping);
+	unsigned long kpfn = READ_ONCE(node->kpfn);
+
+	ksm_window(KSM_WINDOW_GET_HELD);
+	if (!IS_ENABLED(CONFIG_KSM_DEBUG))
+		return;
+	WARN_ON_ONCE(mapping != ksm_page_mapping(node) &&
+		     mapping != (void *)PAGE_MAPPING_KSM);
+	/* Unless it is just coming back here: then the pfn is late */
+	if (kpfn == folio_pfn(folio))
+		WARN_ON_ONCE((READ_ONCE(node->kpfn) & ~KSM_PFN_GONE) != kpfn);
+}
+
 /**
  * get_ksm_page - from a stable node to its page
  * @node: the caller holds a reference to it
@@ -168,10 +187,10 @@ again:
 		goto gone;
 	}
 	rcu_read_unlock();
+	ksm_check_held(node, folio);
 
 	if (how == KSM_GET_NOLOCK)
 		return folio;
-	ksm_window(KSM_WINDOW_GET_LOCK);
 	if (!folio_trylock(folio)) {
 		if (how == KSM_GET_TRYLOCK) {
 			folio_put(folio);

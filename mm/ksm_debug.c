@@ -2,8 +2,8 @@
 /*
  * /sys/kernel/debug/ksm: for those who work on KSM.
  *
- * windows/NAME is how many microseconds KSM waits, one time out of eight, in
- * the moment of that name: see enum ksm_window.
+ * windows/NAME is how many microseconds KSM waits, one time out of two, in the
+ * moment of that name: see enum ksm_window.
  */
 #include <linux/debugfs.h>
 #include <linux/delay.h>
@@ -19,7 +19,7 @@ static const char * const ksm_window_names[] = {
 	[KSM_WINDOW_GET_PFN]		= "get_pfn",
 	[KSM_WINDOW_GET_MAPPING]	= "get_mapping",
 	[KSM_WINDOW_GET_REF]		= "get_ref",
-	[KSM_WINDOW_GET_LOCK]		= "get_lock",
+	[KSM_WINDOW_GET_HELD]		= "get_held",
 	[KSM_WINDOW_GET_GONE]		= "get_gone",
 	[KSM_WINDOW_MIGRATE_PFN]	= "migrate_pfn",
 	[KSM_WINDOW_MIGRATE_MOVES]	= "migrate_moves",
@@ -32,7 +32,7 @@ static const char * const ksm_window_names[] = {
 };
 
 static u32 ksm_window_us[ARRAY_SIZE(ksm_window_names)] = {
-	[0 ... ARRAY_SIZE(ksm_window_names) - 1] = 15,
+	[0 ... ARRAY_SIZE(ksm_window_names) - 1] = 4,
 };
 
 /**
@@ -45,7 +45,7 @@ void ksm_window_wait(enum ksm_window window)
 {
 	u32 us = READ_ONCE(ksm_window_us[window]);
 
-	if (us && !(get_random_u8() & 7))
+	if (us && (get_random_u8() & 1))
 		udelay(min(us, KSM_WINDOW_MAX_US));
 }
 

@@ -49,7 +49,7 @@
  * @KSM_WINDOW_GET_PFN: get_ksm_page() knows the pfn, and looks at the mapping
  * @KSM_WINDOW_GET_MAPPING: the mapping is the node; now for a reference
  * @KSM_WINDOW_GET_REF: it has a reference, and looks at the mapping again
- * @KSM_WINDOW_GET_LOCK: the reference is to the right page; now for the lock
+ * @KSM_WINDOW_GET_HELD: the reference is to the right page, which it holds still
  * @KSM_WINDOW_GET_GONE: the mapping was another: has the page moved?
  * @KSM_WINDOW_MIGRATE_PFN: ksm_migrate_page() is about to store the pfn,
  * @KSM_WINDOW_MIGRATE_MOVES: to count the move,
@@ -64,7 +64,7 @@ enum ksm_window {
 	KSM_WINDOW_GET_PFN,
 	KSM_WINDOW_GET_MAPPING,
 	KSM_WINDOW_GET_REF,
-	KSM_WINDOW_GET_LOCK,
+	KSM_WINDOW_GET_HELD,
 	KSM_WINDOW_GET_GONE,
 	KSM_WINDOW_MIGRATE_PFN,
 	KSM_WINDOW_MIGRATE_MOVES,
@@ -457,7 +457,7 @@ void ksm_index_idle(void);
 struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint);
 int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node);
 bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint);
-int ksm_merge_zero(const struct ksm_spot *spot);
+int ksm_merge_zero(const struct ksm_spot *spot, u64 fingerprint);
 void ksm_adopt(const struct ksm_spot *spot);
 void ksm_fold(const struct ksm_spot *spot);
 int ksm_break(struct vm_area_struct *vma, unsigned long start,

@@ -70,12 +70,12 @@ static void ksm_put_target(struct ksm_target *target)
 
 /*
  * Lock the page at an address, which must be a KSM page, or must not.  If it
- * is part of a large folio, that is split now that there is something to gain:
- * the reference that we hold goes with the page, and is the only one that a
- * split allows.
+ * is part of a large folio, that is split if there is something to gain, which
+ * the fingerprint tells: the reference that we hold goes with the page, and is
+ * the only one that a split allows.
  */
 static int ksm_get_target(struct ksm_target *target, struct mm_struct *mm,
-			  unsigned long addr, bool ksm)
+			  unsigned long addr, bool ksm, u64 fingerprint)
 {
 	struct page *page;
 
@@ -95,7 +95,8 @@ static int ksm_get_target(struct ksm_target *target, struct mm_struct *mm,
 		ksm_put_target(target);
 		return -EEXIST;
 	}
-	if (folio_test_large(target->folio) && split_huge_page(page)) {
+	if (folio_test_large(target->folio) &&
+	    (ksm_fingerprint(page) != fingerprint || split_huge_page(page))) {
 		ksm_put_target(target);
 		return -EAGAIN;
 	}
@@ -135,8 +136,11 @@ static void ksm_notify_start(struct ksm_target *target,
 /* Are there references besides the mappings, the swap cache and ours? */
 static bool ksm_folio_busy(struct folio *folio)
 {
-	return folio_ref_count(folio) != folio_mapcount(folio) + 1 +
-					 folio_test_swapcache(folio);
+	int expected = folio_mapcount(folio) + 1;
+
+	if (folio_test_swapcache(folio))
+		expected += folio_nr_pages(folio);
+	return folio_ref_count(folio) != expected;
 }
 
 /*
@@ -337,9 +341,7 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
 		spot->nid = page_to_nid(page);
 		if (!folio_test_lru(folio))
 			lru_add_drain();
-		/* A large one tells when it is split */
-		good = !folio_test_ksm(folio) &&
-		       (folio_test_large(folio) || !ksm_folio_busy(folio)) &&
+		good = !folio_test_ksm(folio) && !ksm_folio_busy(folio) &&
 		       ksm_fingerprint(page) == fingerprint;
 		folio_put(folio);
 	}
@@ -392,7 +394,8 @@ int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
 	err = -ENOSPC;
 	if (node->nr_mappings >= ksm_knobs.max_page_sharing)
 		goto out_kfolio;
-	err = ksm_get_target(&target, mm, spot->addr, false);
+	err = ksm_get_target(&target, mm, spot->addr, false,
+			     node->key.fingerprint);
 	if (err)
 		goto out_kfolio;
 	err = -EAGAIN;
@@ -455,7 +458,7 @@ struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint)
 		goto out_free;
 
 	mmap_read_lock(mm);
-	err = ksm_get_target(&target, mm, spot->addr, false);
+	err = ksm_get_target(&target, mm, spot->addr, false, fingerprint);
 	if (err)
 		goto out_mmap;
 	err = ksm_protect(&target);
@@ -501,11 +504,12 @@ out_free:
 /**
  * ksm_merge_zero - map the kernel's zero page instead of an empty page
  * @spot: where the page is; its kmm->lock is held
+ * @fingerprint: of empty pages
  *
  * Context: may sleep.
  * Return: 0 or an error.
  */
-int ksm_merge_zero(const struct ksm_spot *spot)
+int ksm_merge_zero(const struct ksm_spot *spot, u64 fingerprint)
 {
 	struct page *zero = ZERO_PAGE(spot->addr);
 	struct mm_struct *mm = spot->kmm->mm;
@@ -517,7 +521,7 @@ int ksm_merge_zero(const struct ksm_spot *spot)
 	err = -EFAULT;
 	if (mm_forbids_zeropage(mm))
 		goto out_mmap;
-	err = ksm_get_target(&target, mm, spot->addr, false);
+	err = ksm_get_target(&target, mm, spot->addr, false, fingerprint);
 	if (err)
 		goto out_mmap;
 	err = ksm_protect(&target);
@@ -625,7 +629,8 @@ void ksm_fold(const struct ksm_spot *spot)
 	mmap_read_lock(mm);
 	kfolio = ksm_get_kfolio(node);
 	if (!IS_ERR(kfolio)) {
-		if (!ksm_get_target(&target, mm, spot->addr, true)) {
+		if (!ksm_get_target(&target, mm, spot->addr, true,
+				    node->key.fingerprint)) {
 			ksm_fold_into(&target, mapping, kfolio, node);
 			ksm_put_target(&target);
 		}

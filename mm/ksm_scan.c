@@ -436,11 +436,11 @@ static bool ksm_try_stable(const struct ksm_spot *spot,
 	return !err;
 }
 
-/* What became of a page that looks like the candidate. */
+/* What becomes of the candidate that a page looks like. */
 enum ksm_met {
-	KSM_MET_MERGED,		/* both are one KSM page now */
-	KSM_MET_STAYS,		/* the candidate is to wait for others */
-	KSM_MET_REPLACE,	/* this page had better be the candidate */
+	KSM_MET_KEEP,		/* it waits for others */
+	KSM_MET_REPLACE,	/* this page is a better one */
+	KSM_MET_DROP,		/* both are one KSM page now, or none is good */
 };
 
 /*
@@ -456,31 +456,31 @@ static enum ksm_met ksm_meet(struct ksm_spot *ours, struct ksm_spot *theirs,
 {
 	const struct ksm_spot *stays = theirs, *goes = ours;
 	struct ksm_stable_node *node;
+	int nid = ours->nid;
 
 	if (!ksm_look_again(ours, fingerprint))
-		return KSM_MET_STAYS;
+		return KSM_MET_KEEP;
 	if (!ksm_look_again(theirs, fingerprint))
 		return KSM_MET_REPLACE;
 	/* Shared by fork: nothing to gain */
 	if (ours->pfn == theirs->pfn)
-		return KSM_MET_STAYS;
+		return KSM_MET_KEEP;
 	if (ours->nid != theirs->nid) {
+		/* One of them has been moved since it was found */
 		if (!ksm_knobs.merge_across_nodes)
-			return KSM_MET_REPLACE;
+			return ours->nid == nid ? KSM_MET_REPLACE : KSM_MET_KEEP;
 	} else if (ours->pfn > theirs->pfn) {
 		swap(stays, goes);
 	}
+
 	node = ksm_share(stays, fingerprint);
 	if (!node)
-		return KSM_MET_REPLACE;
-	if (!ksm_merge(goes, node)) {
-		ksm_put_node(node);
-		return KSM_MET_MERGED;
-	}
-	/* That page has changed: do not leave the other one shared alone */
-	ksm_break_spot(stays);
+		return stays == ours ? KSM_MET_KEEP : KSM_MET_REPLACE;
+	/* If that page has changed: do not leave the other one shared alone */
+	if (ksm_merge(goes, node))
+		ksm_break_spot(stays);
 	ksm_put_node(node);
-	return KSM_MET_REPLACE;
+	return KSM_MET_DROP;
 }
 
 /* Never wait for a second mm's lock. */
@@ -491,7 +491,7 @@ static enum ksm_met ksm_try_candidate(const struct ksm_spot *spot,
 	enum ksm_met met;
 
 	if (theirs->kmm == spot->kmm)
-		return theirs->addr == spot->addr ? KSM_MET_STAYS :
+		return theirs->addr == spot->addr ? KSM_MET_KEEP :
 			ksm_meet(&ours, theirs, fingerprint);
 	if (!mutex_trylock(&theirs->kmm->lock))
 		return KSM_MET_REPLACE;
@@ -509,7 +509,7 @@ static void ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
 
 	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
 	    ksm_is_zero_fingerprint(found->fingerprint) &&
-	    !ksm_merge_zero(spot))
+	    !ksm_merge_zero(spot, found->fingerprint))
 		return;
 
 	key = ksm_make_key(found->fingerprint, found->nid);
@@ -521,7 +521,7 @@ static void ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
 		met = ksm_try_candidate(spot, &theirs, found->fingerprint);
 		ksm_put_mm(theirs.kmm);
 	}
-	if (met == KSM_MET_MERGED)
+	if (met == KSM_MET_DROP)
 		ksm_candidate_drop(&key);
 	else if (met == KSM_MET_REPLACE)
 		ksm_candidate_set(&key, spot);

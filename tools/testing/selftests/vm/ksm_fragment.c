@@ -8,7 +8,7 @@
 #include "ksm_lib.h"
 
 #define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
-#define RESERVE		(24UL << 20)	/* not to be filled */
+#define RESERVE		(12UL << 20)	/* not to be filled */
 
 static size_t free_pages(void)
 {
@@ -164,6 +164,7 @@ static void huge_pages(void)
 	map_huge(1);	/* or there are none, which skips the test */
 	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
 			     "always"));
+	CHECK(!knob_override("/proc/sys/vm/min_free_kbytes", "4096"));
 	/* What falls out of memory does not come back. */
 	CHECK(!knob_override("/proc/sys/vm/swappiness", "0"));
 	settle_memory();

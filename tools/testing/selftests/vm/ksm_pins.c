@@ -449,6 +449,19 @@ static void soft_dirty(void)
 
 #define OTHERS	64UL
 
+static void merged_without_copies(void)
+{
+	long copies;
+
+	ksm_settle();
+	copies = vm_event("cow_ksm");
+	ksm_scan(4);
+	ksm_settle();
+	CHECK_EQ(ksm_get("pages_shared"), OTHERS);
+	CHECK_EQ(ksm_get("pages_sharing"), OTHERS);
+	CHECK_EQ(vm_event("cow_ksm"), copies);
+}
+
 /*
  * One of three is in a pipe, the lowest in memory: the other two are merged all
  * the same, and stay so.
@@ -473,15 +486,38 @@ static void others_are_merged(void)
 				  1, 0), PAGE_SIZE);
 	}
 	free(at);
-	ksm_settle();
+	merged_without_copies();
 	for (size_t i = 0; i < 3 * OTHERS; i++) {
 		char *page = area + i * PAGE_SIZE;
 
 		CHECK_EQ(is_ksm(page), page != in_pipe[i % OTHERS]);
 	}
-	CHECK_EQ(ksm_get("pages_shared"), OTHERS);
-	CHECK_EQ(ksm_get("pages_sharing"), OTHERS);
 	VERIFY(area, 3 * OTHERS, 9000, OTHERS);
+}
+
+/* The same with pages of a huge page, of which another part is in a pipe. */
+static void others_than_huge_are_merged(void)
+{
+	char *above = map_pages(OTHERS), *huge = map_huge(1);
+	char *below = map_pages(OTHERS);
+	struct iovec vec = { huge + OTHERS * PAGE_SIZE, PAGE_SIZE };
+	int fd[2];
+
+	fill_area(above, OTHERS, 9100, OTHERS);
+	fill_area(huge, HUGE_PAGES, 9100, HUGE_PAGES);
+	fill_area(below, OTHERS, 9100, OTHERS);
+	CHECK(!pipe(fd));
+	CHECK_EQ(vmsplice(fd[1], &vec, 1, 0), PAGE_SIZE);
+	CHECK(!madvise(above, OTHERS * PAGE_SIZE, MADV_MERGEABLE));
+	CHECK(!madvise(huge, HUGE_PAGES * PAGE_SIZE, MADV_MERGEABLE));
+	CHECK(!madvise(below, OTHERS * PAGE_SIZE, MADV_MERGEABLE));
+	merged_without_copies();
+	CHECK_EQ(count_ksm(above, OTHERS), OTHERS);
+	CHECK_EQ(count_ksm(huge, HUGE_PAGES), 0);
+	CHECK_EQ(count_ksm(below, OTHERS), OTHERS);
+	VERIFY(above, OTHERS, 9100, OTHERS);
+	VERIFY(huge, HUGE_PAGES, 9100, HUGE_PAGES);
+	VERIFY(below, OTHERS, 9100, OTHERS);
 }
 
 static const struct ksm_test tests[] = {
@@ -498,6 +534,7 @@ static const struct ksm_test tests[] = {
 	{ "protected_before_merge", protected_before_merge },
 	{ "soft_dirty", soft_dirty },
 	{ "others_are_merged", others_are_merged },
+	{ "others_than_huge_are_merged", others_than_huge_are_merged },
 };
 
 int main(int argc, char **argv)

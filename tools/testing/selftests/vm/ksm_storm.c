@@ -415,18 +415,19 @@ static void turn_knobs(struct disturber *d)
 	usleep(choose(d, 400000));
 }
 
-/* One of the moments in which a race can be lost lasts long. */
+/* Half of the moments in which a race can be lost last long, for a while. */
 static void widen_windows(struct disturber *d)
 {
 	glob_t names;
 
 	d->done++;
 	if (!glob(WINDOWS "*", 0, NULL, &names)) {
-		const char *name = names.gl_pathv[choose(d, names.gl_pathc)];
-
-		file_write(name, "300", 3);
+		for (size_t i = 0; i < names.gl_pathc; i++)
+			if (choose(d, 2))
+				file_write(names.gl_pathv[i], "300", 3);
 		usleep(1000000);
-		file_write(name, "15", 2);
+		for (size_t i = 0; i < names.gl_pathc; i++)
+			file_write(names.gl_pathv[i], "4", 1);
 	}
 	globfree(&names);
 	usleep(100000);
