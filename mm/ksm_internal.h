@@ -204,9 +204,9 @@ struct ksm_key {
  * @hash: place in the index's table.  Index lock.
  * @siblings: ring of the nodes of one key, the newest first.  Index lock.
  * @all: place in the list of all nodes, for sweeps.  Index lock.
+ * @rcu: for freeing, when the node has left that list
  * @moved: place in the queue of nodes whose page changed its NUMA node
  * @moved_queued: bit 0: the node is in that queue
- * @rcu: for freeing
  *
  * The page points back with folio->mapping.
  */
@@ -223,10 +223,12 @@ struct ksm_stable_node {
 	struct hlist_head mappings;
 	struct rhash_head hash;
 	struct list_head siblings;
-	struct list_head all;
+	union {
+		struct list_head all;
+		struct rcu_head rcu;
+	};
 	struct llist_node moved;
 	unsigned long moved_queued;
-	struct rcu_head rcu;
 };
 
 #define KSM_PFN_GONE	BIT(BITS_PER_LONG - 1)

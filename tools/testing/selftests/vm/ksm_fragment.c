@@ -51,50 +51,48 @@ static void settle_memory(void)
 
 /*
  * Pages laid out at random of which each has one equal: half of them goes.
- * What is free then is filled in the same way, until so many KSM pages are
- * there.
+ * What is free then is filled in the same way, until no more than that is left.
  */
-static void fill_with_ksm_pages(size_t wanted)
+static void fill_with_ksm_pages(size_t leave)
 {
 	long have = 0;
 
 	ksm_set("pages_to_scan", 20000);
-	for (uint64_t seed = 1; have < (long)wanted; seed += 1UL << 32) {
+	for (uint64_t seed = 1; free_pages() > leave + HUGE_PAGES;
+	     seed += 1UL << 32) {
 		size_t nr = free_pages() - RESERVE / PAGE_SIZE;
 		unsigned int *order;
 		char *area;
 
-		if (nr / 2 > wanted - have)
-			nr = 2 * (wanted - have);
+		if (nr / 2 > free_pages() - leave)
+			nr = 2 * (free_pages() - leave);
 		nr &= ~1UL;
 		area = map_pages(nr);
 		order = shuffled(nr);
 		for (size_t i = 0; i < nr; i++)
 			fill_page(area + order[i] * PAGE_SIZE, seed + i / 2);
-		/* In order of address, not of place in memory: as good as any */
+		free(order);
 		CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
 		have += nr / 2;
 		ksm_scan(2);
 		if (!BECOMES(ksm_get("pages_sharing") >= have, 60))
 			FAIL("merged %ld of %ld", ksm_get("pages_sharing"),
 			     have);
-		free(order);
 	}
 	ksm_set("run", 0);
 	CHECK_EQ(ksm_get("pages_shared"), have);
 }
 
-/* As many ordinary pages, with as many holes at random between them. */
-static void fill_with_anon_pages(size_t wanted)
+/* Ordinary pages, with as many holes at random between them. */
+static void fill_with_anon_pages(size_t leave)
 {
 	size_t nr = free_pages() - RESERVE / PAGE_SIZE;
 	char *area = map_pages(nr);
 	unsigned int *order = shuffled(nr);
 
-	CHECK_GE(nr, wanted);
 	for (size_t i = 0; i < nr; i++)
 		fill_page(area + order[i] * PAGE_SIZE, 1 + i);
-	for (size_t i = wanted; i < nr; i++)
+	for (size_t i = 0; i < nr && free_pages() < leave; i++)
 		CHECK(!madvise(area + order[i] * PAGE_SIZE, PAGE_SIZE,
 			       MADV_DONTNEED));
 	free(order);
@@ -129,8 +127,8 @@ static size_t count_huge(void)
 }
 
 struct job {
-	void (*fill)(size_t wanted);
-	size_t wanted;
+	void (*fill)(size_t leave);
+	size_t leave;
 };
 
 static void peer_counting(struct peer *me, void *arg)
@@ -138,13 +136,14 @@ static void peer_counting(struct peer *me, void *arg)
 	struct job *job = arg;
 
 	settle_memory();
-	job->fill(job->wanted);
+	job->fill(job->leave);
+	ksm_note("%zu pages free", free_pages());
 	peer_send(me, count_huge());
 }
 
-static long yield_of(void (*fill)(size_t wanted), size_t wanted)
+static long yield_of(void (*fill)(size_t leave), size_t leave)
 {
-	struct job job = { fill, wanted };
+	struct job job = { fill, leave };
 	struct peer peer;
 	long got;
 
@@ -158,7 +157,7 @@ static long yield_of(void (*fill)(size_t wanted), size_t wanted)
 
 static void huge_pages(void)
 {
-	size_t wanted;
+	size_t leave;
 	long anon, ksm;
 
 	map_huge(1);	/* or there are none, which skips the test */
@@ -168,11 +167,11 @@ static void huge_pages(void)
 	/* What falls out of memory does not come back. */
 	CHECK(!knob_override("/proc/sys/vm/swappiness", "0"));
 	settle_memory();
-	wanted = free_pages() * 8 / 10;
-	anon = yield_of(fill_with_anon_pages, wanted);
-	ksm = yield_of(fill_with_ksm_pages, wanted);
-	ksm_note("huge pages from memory with %zu pages in it: %ld if they are ordinary, %ld if KSM's",
-		 wanted, anon, ksm);
+	leave = free_pages() * 2 / 10;
+	anon = yield_of(fill_with_anon_pages, leave);
+	ksm = yield_of(fill_with_ksm_pages, leave);
+	ksm_note("huge pages from memory that is 80 %% full: %ld of ordinary pages, %ld of KSM's",
+		 anon, ksm);
 	CHECK_GE(ksm * 10, anon * 9);
 }
 

@@ -2,6 +2,8 @@
 /* vm: --swap 64M */
 /* stock-fails: protected_before_merge */
 /* stock-fails: soft_dirty */
+/* stock-fails: others_are_merged */
+/* stock-fails: others_than_huge_are_merged */
 /*
  * Pages that somebody has a claim to: pinned, locked in memory, or watched
  * through userfaultfd and soft-dirty bits.
@@ -466,6 +468,7 @@ static void merged_without_copies(void)
  * One of three is in a pipe, the lowest in memory: the other two are merged all
  * the same, and stay so.
  */
+/* stock: expected failure: what was merged is taken apart again */
 static void others_are_merged(void)
 {
 	char *area = mergeable_area(3 * OTHERS, 9000, OTHERS), *in_pipe[OTHERS];
@@ -496,6 +499,7 @@ static void others_are_merged(void)
 }
 
 /* The same with pages of a huge page, of which another part is in a pipe. */
+/* stock: expected failure, the same */
 static void others_than_huge_are_merged(void)
 {
 	char *above = map_pages(OTHERS), *huge = map_huge(1);
