@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* vm: --nodes 2 */
-/* stock-fails: numa_balancing */
+/* stock-fails: one_user_is_followed */
 /*
  * KSM pages follow those who use them: NUMA balancing, and control groups
  * whose nodes are changed.
@@ -57,7 +57,7 @@ static void run_on_node(int node)
  * anonymous one does; one that several share stays.
  */
 /* stock: expected failure: KSM pages are passed over, whoever maps them */
-static void numa_balancing(void)
+static void one_user_is_followed(void)
 {
 	char *own, *shared, *second, *plain;
 	size_t moved;
@@ -136,7 +136,7 @@ static void cpuset_mems(void)
 }
 
 static const struct ksm_test tests[] = {
-	{ "numa_balancing", numa_balancing },
+	{ "one_user_is_followed", one_user_is_followed },
 	{ "cpuset_mems", cpuset_mems },
 };
 

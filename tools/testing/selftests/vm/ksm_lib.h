@@ -124,6 +124,7 @@ int ksm_read(const char *knob, char *buf, size_t size);
 const char *ksm_as_found(const char *knob);
 
 void ksm_scan(int passes);	/* ksmd runs, and goes on running */
+void ksm_one_pass(void);	/* or the rest of one that has begun */
 void ksm_settle(void);		/* ksmd merges what it can, then stops */
 
 /* Write to some other knob; it gets its old value back after the test. */

@@ -531,13 +531,12 @@ static void same_again(void)
 	char *area = mergeable_area(nr, 9000, 4);
 
 	ksm_settle();
+	ksm_one_pass();
 	CHECK_EQ(count_ksm(area, nr), nr);
 	for (size_t i = 0; i < nr; i += 3)
 		fill_page(area + i * PAGE_SIZE, 9000 + i % 4);
 	CHECK_EQ(count_ksm(area, nr), nr - (nr + 2) / 3);
-	/* What is left of one pass, and one more. */
-	ksm_scan(2);
-	ksm_set("run", 0);
+	ksm_one_pass();
 	CHECK_EQ(count_ksm(area, nr), nr);
 	CHECK_EQ(ksm_get("pages_shared"), 4);
 	VERIFY(area, nr, 9000, 4);
@@ -551,6 +550,7 @@ static void rewritten_after_fork(void)
 	pid_t child;
 
 	ksm_settle();
+	ksm_one_pass();
 	CHECK_EQ(count_ksm(area, nr), nr);
 	child = fork();
 	if (!child) {
@@ -558,9 +558,9 @@ static void rewritten_after_fork(void)
 		_exit(0);
 	}
 	fill_area(area, nr, 9200, 4);
-	/* What is left of one pass, seen in the second, merged in the third. */
-	ksm_scan(3);
-	ksm_set("run", 0);
+	/* Seen in the first, merged in the second. */
+	ksm_one_pass();
+	ksm_one_pass();
 	CHECK_EQ(count_ksm(area, nr), nr);
 	VERIFY(area, nr, 9200, 4);
 }

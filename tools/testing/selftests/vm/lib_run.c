@@ -265,6 +265,28 @@ void ksm_settle(void)
 	ksm_set("run", 0);
 }
 
+/*
+ * What ksmd does between two sleeps ends with a pass, if there is a lot it may
+ * look at; and it sleeps until it is woken.  Give it time to lie down, then
+ * end that sleep by a new value: it waits for 1 in run then.
+ */
+void ksm_one_pass(void)
+{
+	static int calls;
+	long from;
+
+	ksm_set("run", 0);
+	ksm_set("pages_to_scan", 1000000);
+	usleep(20000 * ksm_slow());
+	ksm_set("sleep_millisecs", 1000000 + calls++);
+	usleep(20000 * ksm_slow());
+	from = ksm_get("full_scans");
+	ksm_set("run", 1);
+	WAIT_FOR(ksm_get("full_scans") > from);
+	ksm_set("run", 0);
+	CHECK_EQ(ksm_get("full_scans"), from + 1);
+}
+
 /* ---- knobs of others ---- */
 
 #define MAX_OVERRIDES	16
