@@ -8,7 +8,7 @@
 
 #define CMA		"/sys/kernel/debug/cma/reserved/"
 #define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
-#define LEFT		(168UL << 20)	/* of memory, for the area and CMA */
+#define LEFT		(112UL << 20)	/* of memory; more than half of it is CMA's */
 
 static void take_the_rest(void)
 {
@@ -29,7 +29,7 @@ static void take_the_rest(void)
 /* CMA's memory is lent to movable pages when other memory becomes scarce. */
 static void cma_alloc(void)
 {
-	const size_t nr = 24576;
+	const size_t nr = 8192;
 	size_t asked = 0, moved = 0, left = 0;
 	unsigned long first, end, *at, *now;
 	long count;

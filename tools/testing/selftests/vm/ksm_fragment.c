@@ -160,6 +160,8 @@ static void huge_pages(void)
 	size_t leave;
 	long anon, ksm;
 
+	if (ksm_slow() > 1)
+		ksm_skip("a measurement, which would take very long here");
 	map_huge(1);	/* or there are none, which skips the test */
 	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
 			     "always"));

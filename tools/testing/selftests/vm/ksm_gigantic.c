@@ -108,7 +108,7 @@ static size_t make_room(size_t nr, size_t parts, uint64_t seed)
 
 static void gigantic_page(void)
 {
-	const size_t nr = 16384, parts = 8;
+	const size_t nr = 8192, parts = 8;
 	struct sysinfo info;
 
 	if (access(GIGANTIC, W_OK))
