@@ -5,7 +5,7 @@ Q := $(if $(V),,@)
 
 help:
 	@echo 'make run [KERNEL=stock]   boot it and show real programs share memory while their pages migrate'
-	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead'
+	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead; LONG=1 a long storm'
 	@echo 'make check                checkpatch, sparse, W=1, kernel-doc, a model, the configuration matrix'
 	@echo 'make build                the kernels that make run and make test boot'
 	@echo 'make apply KSRC=DIR       lay the series over your own Linux 6.12 source'
