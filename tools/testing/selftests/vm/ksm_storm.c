@@ -372,11 +372,14 @@ static long pick_block(struct disturber *d)
 	return picked;
 }
 
-/* Emptied by a process that is stopped when it takes too long for its taste. */
+/*
+ * Emptied by a process that is stopped when it takes too long; which is soon,
+ * once it has succeeded.
+ */
 static void take_block_away(struct disturber *d)
 {
 	long block = pick_block(d);
-	double patience = ksm_now() + choose(d, 10);
+	double patience = ksm_now() + (d->done ? choose(d, 10) : 60);
 	char path[128];
 	int status;
 	pid_t pid;
