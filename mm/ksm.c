@@ -104,12 +104,14 @@ static bool ksm_wait_for_count(unsigned int *tries, enum ksm_get how)
  */
 static void ksm_check_held(struct ksm_stable_node *node, struct folio *folio)
 {
-	void *mapping = READ_ONCE(folio->mapping);
-	unsigned long kpfn = READ_ONCE(node->kpfn);
+	unsigned long kpfn;
+	void *mapping;
 
-	ksm_window(KSM_WINDOW_GET_HELD);
 	if (!IS_ENABLED(CONFIG_KSM_DEBUG))
 		return;
+	mapping = READ_ONCE(folio->mapping);
+	kpfn = READ_ONCE(node->kpfn);
+	ksm_window(KSM_WINDOW_GET_HELD);
 	WARN_ON_ONCE(mapping != ksm_page_mapping(node) &&
 		     mapping != (void *)PAGE_MAPPING_KSM);
 	/* Unless it is just coming back here: then the pfn is late */
