@@ -11,23 +11,6 @@
 
 static int nodes[2];
 
-static size_t count_on(char *area, size_t nr, int node)
-{
-	char **pages = calloc(nr, sizeof(*pages));
-	int *status = calloc(nr, sizeof(*status));
-	size_t found = 0;
-
-	CHECK(pages && status);
-	for (size_t i = 0; i < nr; i++)
-		pages[i] = area + i * PAGE_SIZE;
-	nodes_of(0, pages, status, nr);
-	for (size_t i = 0; i < nr; i++)
-		found += status[i] == node;
-	free(pages);
-	free(status);
-	return found;
-}
-
 /* KSM pages that nobody maps but this area. */
 static char *alone(uint64_t seed)
 {
@@ -79,15 +62,15 @@ static void one_user_is_followed(void)
 		VERIFY(own, NR, 1000, NR);
 		VERIFY(shared, NR, 2000, NR);
 		VERIFY(plain, NR, 3000, NR);
-		moved = count_on(own, NR, nodes[1]);
-		moved == NR && count_on(plain, NR, nodes[1]) == NR;
+		moved = count_on_node(own, NR, nodes[1]);
+		moved == NR && count_on_node(plain, NR, nodes[1]) == NR;
 	}), 30);
 	ksm_note("NUMA balancing: of %zu each, moved %zu with one user, %zu plain, %zu shared",
-		 NR, moved, count_on(plain, NR, nodes[1]),
-		 count_on(shared, NR, nodes[1]));
-	CHECK_EQ(count_on(plain, NR, nodes[1]), NR);
+		 NR, moved, count_on_node(plain, NR, nodes[1]),
+		 count_on_node(shared, NR, nodes[1]));
+	CHECK_EQ(count_on_node(plain, NR, nodes[1]), NR);
 	CHECK_EQ(moved, NR);
-	CHECK_EQ(count_on(shared, NR, nodes[0]), NR);
+	CHECK_EQ(count_on_node(shared, NR, nodes[0]), NR);
 	CHECK_EQ(count_ksm(own, NR), NR);
 	CHECK_EQ(count_ksm(shared, NR), NR);
 
@@ -122,8 +105,8 @@ static void cpuset_mems(void)
 		snprintf(mems, sizeof(mems), "%d", node);
 		CHECK_EQ(memcg_write("cpuset.mems", mems), 0);
 		/* Done by a kernel thread. */
-		WAIT_FOR(count_on(own, NR, node) == NR &&
-			 count_on(shared, NR, node) == NR);
+		WAIT_FOR(count_on_node(own, NR, node) == NR &&
+			 count_on_node(shared, NR, node) == NR);
 		CHECK_EQ(count_same(getpid(), shared, getpid(), second, NR),
 			 NR);
 	}

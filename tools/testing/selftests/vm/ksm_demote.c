@@ -23,20 +23,6 @@ static bool tiered(void)
 	return several;
 }
 
-static size_t count_on(char *area, int node)
-{
-	static char *pages[NR];
-	static int status[NR];
-	size_t found = 0;
-
-	for (size_t i = 0; i < NR; i++)
-		pages[i] = area + i * PAGE_SIZE;
-	nodes_of(0, pages, status, NR);
-	for (size_t i = 0; i < NR; i++)
-		found += status[i] == node;
-	return found;
-}
-
 /* By whoever reclaims memory. */
 static long demotions(void)
 {
@@ -58,9 +44,9 @@ static void demoted(void)
 	before = demotions();
 	/* What was used lately gets a second chance. */
 	WAIT_FOR((memcg_stat("anon"), memcg_write("memory.reclaim", "512K"),
-		  count_on(area, nodes[1]) == NR));
+		  count_on_node(area, NR, nodes[1]) == NR));
 	ksm_note("reclaim: %zu of %zu moved to the slower node, %ld pages in all",
-		 count_on(area, nodes[1]), NR,
+		 count_on_node(area, NR, nodes[1]), NR,
 		 demotions() - before);
 	/* Each processor keeps some that it has not added yet. */
 	CHECK_GE(demotions() - before, NR - 128);

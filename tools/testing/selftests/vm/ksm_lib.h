@@ -196,6 +196,7 @@ long proc_merging(pid_t pid);
 int need_nodes(int *nodes, int nr);
 int node_of(const void *addr);
 void nodes_of(pid_t pid, char **pages, int *status, size_t nr);
+size_t count_on_node(char *area, size_t nr, int node);
 /*
  * move_pages(2) to one node; what the call returned, or -errno.  Status tells
  * where the pages are then, or what was wrong with them.

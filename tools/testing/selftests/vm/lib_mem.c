@@ -384,6 +384,23 @@ int node_of(const void *addr)
 	return status;
 }
 
+size_t count_on_node(char *area, size_t nr, int node)
+{
+	char **pages = calloc(nr, sizeof(*pages));
+	int *status = calloc(nr, sizeof(*status));
+	size_t found = 0;
+
+	CHECK(pages && status);
+	for (size_t i = 0; i < nr; i++)
+		pages[i] = area + i * PAGE_SIZE;
+	nodes_of(0, pages, status, nr);
+	for (size_t i = 0; i < nr; i++)
+		found += status[i] == node;
+	free(pages);
+	free(status);
+	return found;
+}
+
 /*
  * move_pages(2) stores no status for pages that it did not move, nor for
  * some that it did when others failed: ask where they are.
