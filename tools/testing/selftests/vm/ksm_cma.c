@@ -3,28 +3,11 @@
 /*
  * KSM pages make room in the memory that CMA has lent out.
  */
-#include <sys/sysinfo.h>
 #include "ksm_lib.h"
 
 #define CMA		"/sys/kernel/debug/cma/reserved/"
-#define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
-#define LEFT		(112UL << 20)	/* of memory; more than half of it is CMA's */
-
-static void take_the_rest(void)
-{
-	struct sysinfo info;
-	size_t size;
-	char *hog;
-
-	CHECK(!sysinfo(&info));
-	if (info.freeram * info.mem_unit < LEFT + HUGE_SIZE)
-		return;
-	size = (info.freeram * info.mem_unit - LEFT) & -HUGE_SIZE;
-	hog = map_pages(size / PAGE_SIZE);
-	madvise(hog, size, MADV_HUGEPAGE);
-	for (size_t i = 0; i < size; i += PAGE_SIZE)
-		hog[i] = 1;
-}
+#define HELD		"/sys/kernel/debug/ksm/windows/get_held"
+#define LEFT		28672		/* pages; more than half of them are CMA's */
 
 /* CMA's memory is lent to movable pages when other memory becomes scarce. */
 static void cma_alloc(void)
@@ -40,13 +23,22 @@ static void cma_alloc(void)
 	first = file_long(CMA "base_pfn");
 	end = first + file_long(CMA "count");
 	count = file_long(CMA "count") - file_long(CMA "used");
-	take_the_rest();
+	leave_free(LEFT);
 	area = mergeable_area(nr, 1000, nr / 2);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, nr), nr);
+	/*
+	 * Told to stop, KSM looks once more what has become of its pages.  On
+	 * a kernel with CONFIG_KSM_DEBUG, see to it that this takes long.
+	 */
+	knob_override(HELD, "1000");
+	ksm_set("run", 1);
+	ksm_set("run", 0);
+	usleep(50000);
 	at = pfns(area, nr);
 	CHECK_EQ(file_print(CMA "alloc", "%ld", count), 0);
 	now = pfns(area, nr);
+	CHECK_EQ(file_print(CMA "free", "%ld", count), 0);
 	for (size_t i = 0; i < nr; i++) {
 		bool in_the_way = at[i] >= first && at[i] < end;
 
@@ -62,7 +54,6 @@ static void cma_alloc(void)
 	CHECK_EQ(ksm_get("pages_shared"), nr / 2);
 	CHECK_EQ(ksm_get("pages_sharing"), nr / 2);
 	VERIFY(area, nr, 1000, nr / 2);
-	CHECK_EQ(file_print(CMA "free", "%ld", count), 0);
 	free(at);
 	free(now);
 }

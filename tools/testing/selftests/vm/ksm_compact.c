@@ -4,10 +4,9 @@
  * Memory full of KSM pages is compacted, by order and for huge pages.
  */
 #include <glob.h>
-#include <sys/sysinfo.h>
 #include "ksm_lib.h"
 
-#define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
+#define ROOM	6144	/* pages that others may need */
 
 static bool compact_all(void)
 {
@@ -87,26 +86,6 @@ static size_t count_moved(const char *area, size_t nr, const unsigned long *at)
 	return moved;
 }
 
-static size_t free_bytes(void)
-{
-	struct sysinfo info;
-
-	CHECK(!sysinfo(&info));
-	return info.freeram * info.mem_unit;
-}
-
-static char *take(size_t size, int advice)
-{
-	char *hog = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	CHECK(hog != MAP_FAILED);
-	madvise(hog, size, advice);
-	for (size_t i = 0; i < size; i += PAGE_SIZE)
-		hog[i] = 1;
-	return hog;
-}
-
 /*
  * Compaction moves pages from one end of memory to the other: for some of
  * them to be at the right end, they are laid out all over it.
@@ -120,15 +99,18 @@ static void on_order(void)
 
 	for (size_t i = 0; i < parts; i++) {
 		fill_pairs(area, i * nr / parts, (i + 1) * nr / parts, 1000);
-		size[i] = (free_bytes() / (parts + 1 - i)) & -HUGE_SIZE;
+		size[i] = free_pages() / (parts + 1 - i);
 		if (!size[i])
 			ksm_skip("too little memory");
-		hog[i] = take(size[i], MADV_NOHUGEPAGE);
+		hog[i] = map_pages(size[i]);
+		madvise(hog[i], size[i] * PAGE_SIZE, MADV_NOHUGEPAGE);
+		for (size_t p = 0; p < size[i]; p++)
+			hog[i][p * PAGE_SIZE] = 1;
 	}
 	merge_pairs(area, nr);
 	at = pfns(area, nr);
 	for (size_t i = 0; i < parts; i++)
-		CHECK(!munmap(hog[i], size[i]));
+		CHECK(!munmap(hog[i], size[i] * PAGE_SIZE));
 	if (!compact_all())
 		ksm_skip("no compaction");
 	moved = count_moved(area, nr, at);
@@ -175,21 +157,6 @@ static void under_a_running_ksmd(void)
 	check_scattered(area, nr, 10000);
 }
 
-/* Room for one huge page; true if a huge page is what it got. */
-static bool fault_huge(char **room)
-{
-	long before = vm_event("thp_fault_alloc");
-	char *area = mmap(NULL, 2 * HUGE_SIZE, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	CHECK(area != MAP_FAILED);
-	CHECK(!madvise(area, 2 * HUGE_SIZE, MADV_HUGEPAGE));
-	*room = area;
-	area = (char *)(((unsigned long)area + HUGE_SIZE - 1) & -HUGE_SIZE);
-	*area = 1;
-	return vm_event("thp_fault_alloc") > before;
-}
-
 /*
  * Direct compaction: what is free is between KSM pages, and huge pages are to
  * be made of it, while ksmd runs.
@@ -199,22 +166,20 @@ static void for_huge_pages(void)
 	static const char defrag[] =
 		"/sys/kernel/mm/transparent_hugepage/defrag";
 	const size_t nr = 28672;
-	size_t moved, left, got = 0, tries = 0;
+	size_t moved, got = 0, tries = 0;
 	char *area, *room;
 	long success;
 	unsigned long *at;
 
 	map_huge(1);	/* or there are none, which skips the test */
-	left = nr * PAGE_SIZE + (24UL << 20);
-	if (free_bytes() > left + HUGE_SIZE)
-		take((free_bytes() - left) & -HUGE_SIZE, MADV_HUGEPAGE);
+	leave_free(nr + ROOM);
 	area = scattered(nr, 30000);
 	at = pfns(area, nr);
 	/* Take the huge pages that are there without doing anything. */
 	CHECK(!knob_override(defrag, "never"));
 	while (fault_huge(&room))
 		;
-	munmap(room, 2 * HUGE_SIZE);
+	CHECK(!madvise(room, HUGE_SIZE, MADV_DONTNEED));
 
 	CHECK(!knob_override(defrag, "always"));
 	success = vm_event("compact_success");
@@ -224,7 +189,7 @@ static void for_huge_pages(void)
 		if (fault_huge(&room))
 			got++;
 		else
-			munmap(room, 2 * HUGE_SIZE);
+			CHECK(!madvise(room, HUGE_SIZE, MADV_DONTNEED));
 		got >= 4 && count_moved(area, nr, at) >= HUGE_PAGES;
 	}));
 	ksm_set("run", 0);
@@ -241,14 +206,12 @@ static void proactively(void)
 {
 	static const char knob[] = "/proc/sys/vm/compaction_proactiveness";
 	const size_t nr = 28672;
-	size_t left = nr * PAGE_SIZE + (24UL << 20);
 	unsigned long *at;
 	char *area;
 
 	map_huge(1);	/* or there are none, which skips the test */
 	CHECK(!knob_override(knob, "0"));
-	if (free_bytes() > left + HUGE_SIZE)
-		take((free_bytes() - left) & -HUGE_SIZE, MADV_HUGEPAGE);
+	leave_free(nr + ROOM);
 	area = scattered(nr, 50000);
 	at = pfns(area, nr);
 	CHECK(!knob_override(knob, "100"));

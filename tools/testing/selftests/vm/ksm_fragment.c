@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /* vm: --mem 640M --timeout 400 */
+/* not on a debug kernel: a measurement, and a long one */
 /*
  * Memory full of KSM pages yields as many huge pages as memory full of
  * ordinary ones does.
  */
-#include <sys/sysinfo.h>
 #include "ksm_lib.h"
 
-#define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
 #define RESERVE		(12UL << 20)	/* not to be filled */
-
-static size_t free_pages(void)
-{
-	struct sysinfo info;
-
-	CHECK(!sysinfo(&info));
-	return info.freeram * info.mem_unit / PAGE_SIZE;
-}
 
 static size_t below(size_t end)
 {
@@ -108,19 +99,14 @@ static size_t count_huge(void)
 	 * there is next to nothing left the OOM killer would come.
 	 */
 	for (int failed = 0; failed < 200 && free_pages() > 3000;) {
-		char *area = map_pages(2 * HUGE_PAGES);
-		long before = vm_event("thp_fault_alloc");
+		char *room;
 
-		CHECK(!madvise(area, 2 * HUGE_SIZE, MADV_HUGEPAGE));
-		area = (char *)(((unsigned long)area + HUGE_SIZE - 1) &
-				-HUGE_SIZE);
-		*area = 1;
-		if (vm_event("thp_fault_alloc") > before) {
+		if (fault_huge(&room)) {
 			failed = 0;
 			got++;
 		} else {
 			failed++;
-			CHECK(!madvise(area, PAGE_SIZE, MADV_DONTNEED));
+			CHECK(!madvise(room, PAGE_SIZE, MADV_DONTNEED));
 		}
 	}
 	return got;
@@ -160,8 +146,6 @@ static void huge_pages(void)
 	size_t leave;
 	long anon, ksm;
 
-	if (ksm_slow() > 1)
-		ksm_skip("a measurement, which would take very long here");
 	map_huge(1);	/* or there are none, which skips the test */
 	CHECK(!knob_override("/sys/kernel/mm/transparent_hugepage/defrag",
 			     "always"));

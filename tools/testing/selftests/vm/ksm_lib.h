@@ -142,8 +142,14 @@ long vm_event(const char *field);	/* of /proc/vmstat */
 char *map_pages(size_t nr);
 /* Pages in huge pages, as many as there are to be; else the test is skipped. */
 #define HUGE_PAGES		512UL
+#define HUGE_SIZE		(HUGE_PAGES * PAGE_SIZE)
 char *map_huge(size_t nr_huge);
+/* Room for one, touched: true if a huge page is what came. */
+bool fault_huge(char **room);
 long huge_kb(const void *addr);
+size_t free_pages(void);
+/* Uses up memory, in huge pages if it can, until no more than this is free. */
+void leave_free(size_t nr);
 void fill_page(void *page, uint64_t seed);
 bool page_is(const void *page, uint64_t seed);
 /* Page i holds the content of seed + i % distinct. */
@@ -248,6 +254,7 @@ int memcg_write(const char *file, const char *value);
 long memcg_get(const char *file);
 long memcg_stat(const char *field);
 void memcg_remove(void);
+double memcg_reclaim(const char *amount);	/* the seconds it took */
 /* Push this group's memory out; true if all these pages are in swap then. */
 bool memcg_swap_out(const char *area, size_t nr);
 

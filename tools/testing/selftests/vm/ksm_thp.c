@@ -6,7 +6,6 @@
 #include "ksm_lib.h"
 
 #define THP		"/sys/kernel/mm/transparent_hugepage/"
-#define HUGE_SIZE	(HUGE_PAGES * PAGE_SIZE)
 #define HUGE_KB		(HUGE_SIZE / 1024)
 
 static char *huge_area(size_t nr_huge, uint64_t seed, size_t distinct)

@@ -2,6 +2,7 @@
 /*
  * Memory with known content, and where the kernel has put it.
  */
+#include <sys/sysinfo.h>
 #include "ksm_lib.h"
 
 #define WORDS	(PAGE_SIZE / sizeof(uint64_t))
@@ -18,8 +19,7 @@ char *map_pages(size_t nr)
 
 char *map_huge(size_t nr_huge)
 {
-	size_t size = nr_huge * HUGE_PAGES * PAGE_SIZE;
-	size_t align = HUGE_PAGES * PAGE_SIZE;
+	size_t size = nr_huge * HUGE_SIZE, align = HUGE_SIZE;
 	char *area = mmap(NULL, size + align, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *start = (char *)(((unsigned long)area + align - 1) & -align);
@@ -39,9 +39,42 @@ char *map_huge(size_t nr_huge)
 	return start;
 }
 
+bool fault_huge(char **room)
+{
+	long before = vm_event("thp_fault_alloc");
+	char *area = map_pages(2 * HUGE_PAGES);
+
+	CHECK(!madvise(area, 2 * HUGE_SIZE, MADV_HUGEPAGE));
+	*room = (char *)(((unsigned long)area + HUGE_SIZE - 1) & -HUGE_SIZE);
+	**room = 1;
+	return vm_event("thp_fault_alloc") > before;
+}
+
 long huge_kb(const void *addr)
 {
 	return smaps_kb(addr, "AnonHugePages");
+}
+
+size_t free_pages(void)
+{
+	struct sysinfo info;
+
+	CHECK(!sysinfo(&info));
+	return info.freeram * info.mem_unit / PAGE_SIZE;
+}
+
+void leave_free(size_t nr)
+{
+	size_t free = free_pages(), size;
+	char *area;
+
+	if (free < nr + HUGE_PAGES)
+		return;
+	size = (free - nr) / HUGE_PAGES * HUGE_SIZE;
+	area = map_pages(size / PAGE_SIZE);
+	madvise(area, size, MADV_HUGEPAGE);
+	for (size_t i = 0; i < size; i += PAGE_SIZE)
+		area[i] = 1;
 }
 
 /* No two words of one page are alike, nor the same word of two seeds. */
