@@ -473,10 +473,37 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 
 /* ------------------------------------------------------------------ sweeps */
 
+/*
+ * Is there no reason to think that the page is gone?  A page that is the
+ * node's now may be gone in a moment; but a look without a reference is in
+ * nobody's way, and a reference is: isolate_migratepages_block() passes over
+ * anonymous pages that have one too many, and then CMA's allocation fails.
+ */
+static bool ksm_page_seen(struct ksm_stable_node *node)
+{
+	struct folio *folio;
+	unsigned long kpfn;
+	bool seen = false;
+
+	/* RCU keeps the memory map in place, as in get_ksm_page() */
+	rcu_read_lock();
+	kpfn = READ_ONCE(node->kpfn);
+	if (!(kpfn & KSM_PFN_GONE)) {
+		folio = pfn_folio(kpfn);
+		seen = folio_ref_count(folio) &&
+		       READ_ONCE(folio->mapping) == ksm_page_mapping(node);
+	}
+	rcu_read_unlock();
+	return seen;
+}
+
 static int ksm_prune_node(struct ksm_stable_node *node, void *unused)
 {
-	struct folio *folio = get_ksm_page(node, KSM_GET_NOLOCK);
+	struct folio *folio;
 
+	if (ksm_page_seen(node))
+		return 0;
+	folio = get_ksm_page(node, KSM_GET_NOLOCK);
 	if (!IS_ERR_OR_NULL(folio))
 		folio_put(folio);
 	return 0;
