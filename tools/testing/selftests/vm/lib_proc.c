@@ -179,16 +179,25 @@ void memcg_remove(void)
 		umount(CGROUP_OWN);
 }
 
-bool memcg_swap_out(const char *area, size_t nr)
+double memcg_reclaim(const char *amount)
 {
-	if (file_field("/proc/meminfo", "SwapFree") <= 0)
+	double took;
+
+	if (file_field("/proc/meminfo", "SwapTotal") <= 0)
 		ksm_skip("no swap");
-	/* Reclaim ages pages first, and says EAGAIN when it gets less. */
 	/*
 	 * Reading the statistics brings them up to date, two seconds before
 	 * reclaim would notice that there is anything.
 	 */
-	return BECOMES((memcg_stat("anon"),
-			memcg_write("memory.reclaim", "256K"),
-			count_swapped(area, nr) == nr), 10);
+	memcg_stat("anon");
+	took = -ksm_now();
+	memcg_write("memory.reclaim", amount);
+	return took + ksm_now();
+}
+
+bool memcg_swap_out(const char *area, size_t nr)
+{
+	/* Reclaim ages pages first, and says EAGAIN when it gets less. */
+	return BECOMES((memcg_reclaim("256K"), count_swapped(area, nr) == nr),
+		       10);
 }
