@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: one_user_is_followed */
 /*
  * KSM pages follow those who use them: NUMA balancing, and control groups

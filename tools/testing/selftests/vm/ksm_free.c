@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --swap 256M */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: joined_after_free */
 /*
  * MADV_FREE on KSM pages: what one gives up, others go on needing.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: collision_is_folded */
 /* stock-fails: counted_by_node */
 /*

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: nobody_left */
 /*
  * What a process that has exited leaves to those who forked from it.

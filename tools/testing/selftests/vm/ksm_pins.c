@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --swap 64M */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: protected_before_merge */
 /* stock-fails: soft_dirty */
 /* stock-fails: others_are_merged */

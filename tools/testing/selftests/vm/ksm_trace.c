@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: migration */
 /*
  * The trace events: they are there, they are hit, and they say what they
