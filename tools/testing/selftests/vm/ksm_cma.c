@@ -7,6 +7,7 @@
 #include "ksm_lib.h"
 
 #define CMA		"/sys/kernel/debug/cma/reserved/"
+#define HELD		"/sys/kernel/debug/ksm/windows/get_held"
 #define LEFT		28672		/* pages; more than half of them are CMA's */
 
 /* CMA's memory is lent to movable pages when other memory becomes scarce. */
@@ -27,10 +28,15 @@ static void make_room(bool scanned)
 	area = mergeable_area(nr, 1000, nr / 2);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, nr), nr);
-	ksm_set("run", 1);
-	if (!scanned)
-		ksm_set("run", 0);
-	usleep(50000);
+	if (scanned) {
+		/* Each pass looks what has become of all of KSM's pages. */
+		ksm_set("stable_node_chains_prune_millisecs", 0);
+		ksm_set("pages_to_scan", 100000);
+		/* Whoever holds one, with CONFIG_KSM_DEBUG, does so for long. */
+		knob_override(HELD, "1000");
+		ksm_set("run", 1);
+		usleep(50000);
+	}
 	at = pfns(area, nr);
 	CHECK_EQ(file_print(CMA "alloc", "%ld", count), 0);
 	now = pfns(area, nr);
@@ -55,13 +61,8 @@ static void make_room(bool scanned)
 	free(now);
 }
 
-/*
- * Told to stop, KSM looks once more what has become of its pages.  On a kernel
- * with CONFIG_KSM_DEBUG, see to it that whoever holds a page holds it for long.
- */
 static void at_rest(void)
 {
-	knob_override("/sys/kernel/debug/ksm/windows/get_held", "1000");
 	make_room(false);
 }
 
@@ -72,7 +73,6 @@ static void at_rest(void)
 /* stock: expected failure: takes one to every page it looks at */
 static void while_scanned(void)
 {
-	ksm_set("pages_to_scan", 100000);
 	make_room(true);
 }
 

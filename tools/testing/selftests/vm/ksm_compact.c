@@ -179,7 +179,7 @@ static void for_huge_pages(void)
 	CHECK(!knob_override(defrag, "never"));
 	while (fault_huge(&room))
 		;
-	CHECK(!madvise(room, HUGE_SIZE, MADV_DONTNEED));
+	CHECK(!munmap(room, HUGE_SIZE));
 
 	CHECK(!knob_override(defrag, "always"));
 	success = vm_event("compact_success");
@@ -189,7 +189,7 @@ static void for_huge_pages(void)
 		if (fault_huge(&room))
 			got++;
 		else
-			CHECK(!madvise(room, HUGE_SIZE, MADV_DONTNEED));
+			CHECK(!munmap(room, HUGE_SIZE));
 		got >= 4 && count_moved(area, nr, at) >= HUGE_PAGES;
 	}));
 	ksm_set("run", 0);
