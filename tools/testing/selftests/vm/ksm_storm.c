@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 --hotplug 512M --swap 256M */
+/* vm: --nodes 2 --hotplug 256M --swap 256M */
 /* stock-fails: storm */
 /*
  * Everything at once: processes that do with their memory whatever one can do,
