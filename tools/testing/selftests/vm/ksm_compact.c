@@ -104,8 +104,7 @@ static void on_order(void)
 			ksm_skip("too little memory");
 		hog[i] = map_pages(size[i]);
 		madvise(hog[i], size[i] * PAGE_SIZE, MADV_NOHUGEPAGE);
-		for (size_t p = 0; p < size[i]; p++)
-			hog[i][p * PAGE_SIZE] = 1;
+		touch_pages(hog[i], size[i]);
 	}
 	merge_pairs(area, nr);
 	at = pfns(area, nr);

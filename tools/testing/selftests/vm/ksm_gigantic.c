@@ -4,7 +4,6 @@
 /*
  * KSM pages make room for a huge page of a gigabyte.
  */
-#include <sys/sysinfo.h>
 #include "ksm_lib.h"
 
 #define HUGE		"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
@@ -110,12 +109,10 @@ static size_t make_room(size_t nr, size_t parts, uint64_t seed)
 static void gigantic_page(void)
 {
 	const size_t nr = 8192, parts = 8;
-	struct sysinfo info;
 
 	if (access(GIGANTIC, W_OK))
 		ksm_skip("no pages of this size");
-	CHECK(!sysinfo(&info));
-	if (info.freeram * info.mem_unit < 4UL << 30)
+	if (free_pages() < 4 * GIGANTIC_PAGES)
 		ksm_skip("too little memory");
 	for (int tries = 0; tries < 8; tries++)
 		if (make_room(nr, parts, 1000 + tries * nr) >= nr / 20)

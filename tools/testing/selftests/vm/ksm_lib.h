@@ -140,6 +140,7 @@ long vm_event(const char *field);	/* of /proc/vmstat */
 /* ---- lib_mem.c: memory, its content, where it is ---- */
 
 char *map_pages(size_t nr);
+void touch_pages(char *area, size_t nr);
 /* Pages in huge pages, as many as there are to be; else the test is skipped. */
 #define HUGE_PAGES		512UL
 #define HUGE_SIZE		(HUGE_PAGES * PAGE_SIZE)

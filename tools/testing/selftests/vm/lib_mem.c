@@ -17,6 +17,12 @@ char *map_pages(size_t nr)
 	return area;
 }
 
+void touch_pages(char *area, size_t nr)
+{
+	for (size_t i = 0; i < nr; i++)
+		area[i * PAGE_SIZE] = 1;
+}
+
 char *map_huge(size_t nr_huge)
 {
 	size_t size = nr_huge * HUGE_SIZE, align = HUGE_SIZE;
@@ -32,8 +38,7 @@ char *map_huge(size_t nr_huge)
 		CHECK(!munmap(start + size, area + align - start));
 	if (madvise(start, size, MADV_HUGEPAGE))
 		ksm_skip("no transparent huge pages");
-	for (size_t i = 0; i < size; i += PAGE_SIZE)
-		start[i] = 1;
+	touch_pages(start, nr_huge * HUGE_PAGES);
 	if (huge_kb(start) != (long)size / 1024)
 		ksm_skip("no huge pages to be had");
 	return start;
@@ -65,16 +70,15 @@ size_t free_pages(void)
 
 void leave_free(size_t nr)
 {
-	size_t free = free_pages(), size;
+	size_t free = free_pages();
 	char *area;
 
 	if (free < nr + HUGE_PAGES)
 		return;
-	size = (free - nr) / HUGE_PAGES * HUGE_SIZE;
-	area = map_pages(size / PAGE_SIZE);
-	madvise(area, size, MADV_HUGEPAGE);
-	for (size_t i = 0; i < size; i += PAGE_SIZE)
-		area[i] = 1;
+	nr = (free - nr) / HUGE_PAGES * HUGE_PAGES;
+	area = map_pages(nr);
+	madvise(area, nr * PAGE_SIZE, MADV_HUGEPAGE);
+	touch_pages(area, nr);
 }
 
 /* No two words of one page are alike, nor the same word of two seeds. */
