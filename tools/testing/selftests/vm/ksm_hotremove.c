@@ -178,6 +178,7 @@ static void pages_move_out(void)
 
 	offline_all();
 	CHECK_EQ(count_in_blocks(area, nr), 0);
+	ksm_note("hotremove: %zu of %zu mappings moved out", nr, nr);
 	ksm_settle();
 	check_merged(area, nr, 100, distinct);
 	CHECK_EQ(ksm_get("pages_shared"), distinct);
@@ -280,7 +281,7 @@ static void over_and_over(void)
 	const size_t nr = 256, distinct = 64;
 	double end = ksm_now() + 6;
 	struct peer peer;
-	int rounds = 0;
+	int rounds = 0, gone = 0;
 	char *area;
 
 	need_blocks();
@@ -292,12 +293,15 @@ static void over_and_over(void)
 	for (; ksm_now() < end; rounds++) {
 		long block = blocks[rounds % nr_blocks];
 
-		if (!set_state(block, "offline"))
+		if (!set_state(block, "offline")) {
 			CHECK(BECOMES(!set_state(block, "online_movable"), 10));
+			gone++;
+		}
 		move_area(area, nr, node);
 		VERIFY(area, nr, 900, distinct);
 	}
-	ksm_note("%d rounds", rounds);
+	ksm_note("hotremove with ksmd at it: %d of %d blocks at the first try",
+		 gone, rounds);
 	ksm_settle();
 	check_merged(area, nr, 900, distinct);
 	CHECK_EQ(ksm_get("pages_shared"), distinct);

@@ -279,6 +279,8 @@ static void every_call(void)
 	CHECK_GE(syscall(SYS_migrate_pages, peer.pid, sizeof(from) * 8, &from,
 			 &to), 0);
 	check_together(area, theirs, peer.pid, nodes[1]);
+	ksm_note("move_pages, mbind, migrate_pages: %d of %d moved by each",
+		 PEER_PAGES, PEER_PAGES);
 	ask_peer(&peer, PEER_PAGES);
 	end_peer(&peer);
 }

@@ -74,6 +74,7 @@ static void soft_offline(void)
 				    "%#lx", from * PAGE_SIZE), 0);
 		moved_all(area, peer.pid, theirs, i, from);
 	}
+	ksm_note("soft-offline: %d of %d moved, for all who map them", NR, NR);
 	CHECK_EQ(count_ksm(area, NR), NR);
 	CHECK_EQ(ksm_get("pages_shared"), NR);
 	CHECK_EQ(ksm_get("pages_sharing"), NR);
@@ -95,10 +96,10 @@ static void soft_offline_scanned(void)
 {
 	char *area = mergeable_area(NR, 200, 4);
 	double end = ksm_now() + 2;
-	int moved = 0;
+	int moved = 0, tries;
 
 	ksm_scan(4);
-	while (ksm_now() < end) {
+	for (tries = 0; ksm_now() < end; tries++) {
 		char *page = area + moved % NR * PAGE_SIZE;
 		unsigned long from = pfn(page);
 
@@ -114,7 +115,8 @@ static void soft_offline_scanned(void)
 		moved++;
 		VERIFY(area, NR, 200, 4);
 	}
-	ksm_note("%d pages moved", moved);
+	ksm_note("soft-offline with ksmd at it: %d moved at %d attempts", moved,
+		 tries);
 	CHECK_GE(moved, 1);
 	WAIT_FOR(count_ksm(area, NR) == NR);
 	VERIFY(area, NR, 200, 4);
