@@ -10,31 +10,36 @@ patched_files()
 	sed -n 's|^+++ b/\([^[:space:]]*\).*|\1|p' "$1"
 }
 
-# stage_series TREE STAGE: fills STAGE from our files and the patches, applied to what TREE has.
-# Says which patch fails on which file, and fails, if one does not apply.
+# stage_patch TREE STAGE PATCH: applies it to what STAGE, or else TREE, has.
+# Says on which file it fails, and fails, if it does not apply.
+stage_patch()
+{
+	local tree=$1 stage=$2 patch=$3 file output
+	for file in $(patched_files "$patch"); do
+		if [[ -e $TOP/$file ]]; then
+			die "${patch#"$TOP"/} changes $file, which is a file of ours: change it there"
+		fi
+		if [[ ! -e $stage/$file && -e $tree/$file ]]; then
+			mkdir -p "$stage/${file%/*}"
+			cp "$tree/$file" "$stage/$file"
+		fi
+	done
+	output=$(patch -p1 -F0 -N -d "$stage" --no-backup-if-mismatch <"$patch" 2>&1) && return
+	file=$(cd "$stage" && find . -name '*.rej' | sed 's|^\./||; s|\.rej$||' | paste -sd ' ')
+	die "${patch#"$TOP"/} does not apply to ${file:-a file that is missing} in" \
+		"Linux $(make -s -C "$tree" kernelversion):"$'\n'"$output"
+}
+
+# stage_series TREE STAGE: fills STAGE from our files and the patches, applied to what TREE has
 stage_series()
 {
-	local tree=$1 stage=$2 folder patch file version output
-	version=$(make -s -C "$tree" kernelversion)
+	local tree=$1 stage=$2 folder patch
 	for folder in "${SERIES_FOLDERS[@]}"; do
 		[[ ! -d $TOP/$folder ]] ||
 			rsync -r --exclude='*.o' --exclude='*~' --exclude='.*' "$TOP/$folder" "$stage/"
 	done
 	for patch in "$TOP"/patches/*.patch; do
-		[[ -e $patch ]] || continue
-		for file in $(patched_files "$patch"); do
-			if [[ -e $TOP/$file ]]; then
-				die "patches/${patch##*/} changes $file, which is a file of ours: change it there"
-			fi
-			if [[ ! -e $stage/$file && -e $tree/$file ]]; then
-				mkdir -p "$stage/${file%/*}"
-				cp "$tree/$file" "$stage/$file"
-			fi
-		done
-		output=$(patch -p1 -F0 -N -d "$stage" --no-backup-if-mismatch <"$patch" 2>&1) && continue
-		file=$(cd "$stage" && find . -name '*.rej' | sed 's|^\./||; s|\.rej$||' | paste -sd ' ')
-		die "patches/${patch##*/} does not apply to ${file:-a file that is missing} in Linux $version:" \
-			$'\n'"$output"
+		[[ ! -e $patch ]] || stage_patch "$tree" "$stage" "$patch"
 	done
 }
 
