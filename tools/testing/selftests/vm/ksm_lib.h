@@ -64,6 +64,9 @@ struct ksm_test {
 	void (*fn)(void);
 };
 
+/* What each of them may take, before it counts as hanging. */
+extern double ksm_test_seconds;
+
 int ksm_run_tests(int argc, char **argv, const struct ksm_test *tests,
 		  int nr_tests);
 

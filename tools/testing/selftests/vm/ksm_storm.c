@@ -502,18 +502,21 @@ static void nothing_left(void)
 		WAIT_FOR(!ksm_get("metadata_bytes"));
 }
 
+static double storm_seconds(void)
+{
+	const char *wanted = getenv("KSM_STORM_SECONDS");
+
+	if (wanted)
+		return atoi(wanted);
+	return ksm_slow() > 1 ? 60 : 30;
+}
+
 /* stock: expected failure: ksm_zero_pages does not come back to zero */
 static void storm(void)
 {
-	const char *wanted = getenv("KSM_STORM_SECONDS");
 	const char *seed = getenv("KSM_STORM_SEED");
-	double end = ksm_now();
+	double end = ksm_now() + storm_seconds();
 	int status;
-
-	if (wanted)
-		end += atoi(wanted);
-	else
-		end += ksm_slow() > 1 ? 60 : 30;
 
 	need_nodes(nodes, 2);
 	board = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
@@ -562,5 +565,6 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
+	ksm_test_seconds += storm_seconds();
 	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -8,7 +8,7 @@
 #include "ksm_lib.h"
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
-#define TEST_SECONDS	60
+double ksm_test_seconds = 60;
 
 /*
  * The knobs with the values every test starts from, in the order in which
@@ -385,7 +385,7 @@ static bool unmerge_everything(void)
 
 static int wait_for_test(pid_t pid)
 {
-	double end = ksm_now() + TEST_SECONDS * ksm_slow();
+	double end = ksm_now() + ksm_test_seconds * ksm_slow();
 	int status;
 
 	while (waitpid(pid, &status, WNOHANG) != pid) {
