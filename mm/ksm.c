@@ -664,6 +664,7 @@ static int __init ksm_init(void)
 	ksm_node_cache = KMEM_CACHE(ksm_stable_node, SLAB_PANIC);
 	ksm_mapping_cache = KMEM_CACHE(ksm_mapping, SLAB_PANIC);
 
+	ksm_fingerprint_init();
 	ksm_record_init();
 	err = ksm_index_init();
 	if (!err)

@@ -16,10 +16,8 @@
  * that is decided in ksm_merge.c, while nobody can write to them.
  */
 #include <linux/log2.h>
-#include <linux/random.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
-#include <linux/xxhash.h>
 #include "internal.h"
 #include "ksm_internal.h"
 
@@ -29,38 +27,6 @@
  * if somebody makes fingerprints collide, and then it is his loss.
  */
 #define KSM_SEARCH_MAX	16
-
-/* -------------------------------------------------------------- fingerprints */
-
-static u64 ksm_fingerprint_seed __ro_after_init;
-static u64 ksm_zero_fingerprint __ro_after_init;
-
-/**
- * ksm_fingerprint - of a page's content
- * @page: need not be locked, nor keep still
- *
- * Context: any.
- * Return: the fingerprint, its KSM_FINGERPRINT_SHIFT low bits zero.
- */
-u64 ksm_fingerprint(struct page *page)
-{
-	void *content = kmap_local_page(page);
-	u64 hash = xxh64(content, PAGE_SIZE, ksm_fingerprint_seed);
-
-	kunmap_local(content);
-	return hash >> KSM_FINGERPRINT_SHIFT << KSM_FINGERPRINT_SHIFT;
-}
-
-/**
- * ksm_is_zero_fingerprint - is it that of an empty page?
- * @fingerprint: of some page
- *
- * Return: true if it is.
- */
-bool ksm_is_zero_fingerprint(u64 fingerprint)
-{
-	return fingerprint == ksm_zero_fingerprint;
-}
 
 /**
  * ksm_make_key - under which a page is filed and found
@@ -814,9 +780,6 @@ void ksm_index_idle(void)
 int __init ksm_index_init(void)
 {
 	int err;
-
-	ksm_fingerprint_seed = get_random_u64();
-	ksm_zero_fingerprint = ksm_fingerprint(ZERO_PAGE(0));
 
 	err = rhashtable_init(&ksm_node_table, &ksm_node_params);
 	return err ? err : ksm_candidates_init();

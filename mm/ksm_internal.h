@@ -411,6 +411,12 @@ unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 void ksm_reap(enum ksm_reap which);
 void ksm_reap_later(void);
 
+/* ---------------------------- ksm_fingerprint.c: pages in 64 bits */
+
+void ksm_fingerprint_init(void);
+u64 ksm_fingerprint(struct page *page);
+bool ksm_is_zero_fingerprint(u64 fingerprint);
+
 /* ---------------------------------------- ksm_index.c: equal content */
 
 /**
@@ -431,8 +437,6 @@ struct ksm_spot {
 #define KSM_HASHED_BYTES(object)	(sizeof(object) + 2 * sizeof(void *))
 
 int ksm_index_init(void);
-u64 ksm_fingerprint(struct page *page);
-bool ksm_is_zero_fingerprint(u64 fingerprint);
 struct ksm_key ksm_make_key(u64 fingerprint, int nid);
 int ksm_index_add(struct ksm_stable_node *node, int nid);
 bool ksm_index_remove(struct ksm_stable_node *node);

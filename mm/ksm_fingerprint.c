@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: the fingerprint of a page, 64 bits that tell most pages apart.
+ *
+ * Every page is read whole in nearly every pass, so this is what ksmd does most
+ * of the time.  A processor that computes CRC-32C in one instruction does it
+ * about as fast as memory is read, if several sums are under way at once: each
+ * instruction has to wait for the last one of its own sum only.
+ *
+ * A CRC is no secret: whoever wants to can make pages whose fingerprints are
+ * the same.  He gains nothing by it, as pages are equal when their bytes are;
+ * what he can make others do is bounded where fingerprints are looked up.
+ */
+#include <linux/highmem.h>
+#include <linux/init.h>
+#include <linux/jump_label.h>
+#include <linux/random.h>
+#include <linux/xxhash.h>
+#include "ksm_internal.h"
+
+static u64 ksm_fingerprint_seed __ro_after_init;
+static u64 ksm_zero_fingerprint __ro_after_init;
+
+/* ----------------------------------------------------------- the instruction */
+
+#if defined(CONFIG_X86_64)
+#include <asm/cpufeature.h>
+
+static bool __init ksm_cpu_has_crc(void)
+{
+	return boot_cpu_has(X86_FEATURE_XMM4_2);
+}
+
+/* Takes and returns 64 bits, of which the high ones are 0. */
+static __always_inline u64 ksm_crc(u64 crc, u64 word)
+{
+	asm("crc32q %1, %0" : "+r" (crc) : "rm" (word));
+	return crc;
+}
+#elif defined(CONFIG_ARM64)
+#include <asm/cpufeature.h>
+
+static bool __init ksm_cpu_has_crc(void)
+{
+	return cpus_have_final_cap(ARM64_HAS_CRC32);
+}
+
+static __always_inline u64 ksm_crc(u64 crc, u64 word)
+{
+	asm(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1"
+	    : "+r" (crc) : "r" (word));
+	return crc;
+}
+#else
+static bool __init ksm_cpu_has_crc(void)
+{
+	return false;
+}
+
+static __always_inline u64 ksm_crc(u64 crc, u64 word)
+{
+	return 0;
+}
+#endif
+
+static DEFINE_STATIC_KEY_FALSE(ksm_use_crc);
+
+/* ------------------------------------------------------------ the fingerprint */
+
+/* Four sums, each of every fourth word, mixed into one. */
+static u64 ksm_sum_crc(const u64 *word)
+{
+	const u64 *end = word + PAGE_SIZE / sizeof(*word);
+	u64 a = 0, b = 0, c = 0, d = 0;
+	u64 sums[2];
+
+	for (; word < end; word += 8) {
+		a = ksm_crc(a, word[0]);
+		b = ksm_crc(b, word[1]);
+		c = ksm_crc(c, word[2]);
+		d = ksm_crc(d, word[3]);
+		a = ksm_crc(a, word[4]);
+		b = ksm_crc(b, word[5]);
+		c = ksm_crc(c, word[6]);
+		d = ksm_crc(d, word[7]);
+	}
+	sums[0] = a << 32 | b;
+	sums[1] = c << 32 | d;
+	return xxh64(sums, sizeof(sums), ksm_fingerprint_seed);
+}
+
+/**
+ * ksm_fingerprint - of a page's content
+ * @page: need not be locked, nor keep still
+ *
+ * Context: any.
+ * Return: the fingerprint, its KSM_FINGERPRINT_SHIFT low bits zero.
+ */
+u64 ksm_fingerprint(struct page *page)
+{
+	void *content = kmap_local_page(page);
+	u64 sum;
+
+	if (static_branch_likely(&ksm_use_crc))
+		sum = ksm_sum_crc(content);
+	else
+		sum = xxh64(content, PAGE_SIZE, ksm_fingerprint_seed);
+	kunmap_local(content);
+	return sum >> KSM_FINGERPRINT_SHIFT << KSM_FINGERPRINT_SHIFT;
+}
+
+/**
+ * ksm_is_zero_fingerprint - is it that of an empty page?
+ * @fingerprint: of some page
+ *
+ * Return: true if it is.
+ */
+bool ksm_is_zero_fingerprint(u64 fingerprint)
+{
+	return fingerprint == ksm_zero_fingerprint;
+}
+
+/**
+ * ksm_fingerprint_init - at boot, once, before the first fingerprint
+ */
+void __init ksm_fingerprint_init(void)
+{
+	if (ksm_cpu_has_crc())
+		static_branch_enable(&ksm_use_crc);
+	ksm_fingerprint_seed = get_random_u64();
+	ksm_zero_fingerprint = ksm_fingerprint(ZERO_PAGE(0));
+}
