@@ -15,6 +15,7 @@
 #include <linux/init.h>
 #include <linux/jump_label.h>
 #include <linux/random.h>
+#include <linux/timex.h>
 #include <linux/xxhash.h>
 #include "ksm_internal.h"
 
@@ -89,6 +90,11 @@ static u64 ksm_sum_crc(const u64 *word)
 	return xxh64(sums, sizeof(sums), ksm_fingerprint_seed);
 }
 
+static u64 ksm_sum_xxh(const u64 *word)
+{
+	return xxh64(word, PAGE_SIZE, ksm_fingerprint_seed);
+}
+
 /**
  * ksm_fingerprint - of a page's content
  * @page: need not be locked, nor keep still
@@ -104,7 +110,7 @@ u64 ksm_fingerprint(struct page *page)
 	if (static_branch_likely(&ksm_use_crc))
 		sum = ksm_sum_crc(content);
 	else
-		sum = xxh64(content, PAGE_SIZE, ksm_fingerprint_seed);
+		sum = ksm_sum_xxh(content);
 	kunmap_local(content);
 	return sum >> KSM_FINGERPRINT_SHIFT << KSM_FINGERPRINT_SHIFT;
 }
@@ -120,13 +126,32 @@ bool ksm_is_zero_fingerprint(u64 fingerprint)
 	return fingerprint == ksm_zero_fingerprint;
 }
 
+/* The shortest of some times that it takes, in cycles. */
+static cycles_t __init ksm_time_sum(u64 (*sum)(const u64 *word))
+{
+	const u64 *content = page_address(ZERO_PAGE(0));
+	cycles_t start, took, shortest = 0;
+	int i;
+
+	for (i = 0; i < 8; i++) {
+		start = get_cycles();
+		sum(content);
+		took = get_cycles() - start;
+		if (!i || took < shortest)
+			shortest = took;
+	}
+	return shortest;
+}
+
 /**
  * ksm_fingerprint_init - at boot, once, before the first fingerprint
  */
 void __init ksm_fingerprint_init(void)
 {
-	if (ksm_cpu_has_crc())
-		static_branch_enable(&ksm_use_crc);
 	ksm_fingerprint_seed = get_random_u64();
+	/* Where the processor is emulated, the instruction may be slow */
+	if (ksm_cpu_has_crc() &&
+	    ksm_time_sum(ksm_sum_crc) <= ksm_time_sum(ksm_sum_xxh))
+		static_branch_enable(&ksm_use_crc);
 	ksm_zero_fingerprint = ksm_fingerprint(ZERO_PAGE(0));
 }
