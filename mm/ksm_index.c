@@ -405,6 +405,19 @@ void ksm_index_plan_folds(void)
 }
 
 /**
+ * ksm_index_has - is there a KSM page that looks like this one?
+ * @key: of the page
+ *
+ * Context: any.
+ * Return: true if so, with room or not; a page that has been moved to another
+ * NUMA node may be missed until the next search.
+ */
+bool ksm_index_has(const struct ksm_key *key)
+{
+	return ksm_first_node(key);
+}
+
+/**
  * ksm_index_find - a KSM page with room that looks like this one
  * @key: of the page
  *
@@ -419,7 +432,7 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 
 	ksm_refile_moved();
 	/* Nearly always there is none: see that without the lock */
-	if (!ksm_first_node(key))
+	if (!ksm_index_has(key))
 		return NULL;
 
 	spin_lock(&ksm_index_lock);

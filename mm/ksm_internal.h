@@ -141,6 +141,8 @@ extern struct rw_semaphore ksm_control_lock;
  * @full_scans: passes over all registered memory; 0 again after run = 2
  * @scanned: pages looked at since boot
  * @skipped: pages that smart scan passed over since boot
+ * @unchanged: pages scanned since boot that were known to be unchanged, and
+ *	not read
  * @tracked: pages there is a record for now, merged or not
  * @unshared: of these, pages unchanged since the last pass but still alone
  * @shared: KSM pages with at least one recorded mapping
@@ -154,6 +156,7 @@ struct ksm_counters {
 	atomic_long_t full_scans;
 	atomic_long_t scanned;
 	atomic_long_t skipped;
+	atomic_long_t unchanged;
 	atomic_long_t tracked;
 	atomic_long_t unshared;
 	atomic_long_t shared;
@@ -440,6 +443,7 @@ int ksm_index_init(void);
 struct ksm_key ksm_make_key(u64 fingerprint, int nid);
 int ksm_index_add(struct ksm_stable_node *node, int nid);
 bool ksm_index_remove(struct ksm_stable_node *node);
+bool ksm_index_has(const struct ksm_key *key);
 struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
 struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node);
 void ksm_index_plan_folds(void);

@@ -9,7 +9,9 @@
  */
 #include <linux/bitfield.h>
 #include <linux/freezer.h>
+#include <linux/hugetlb.h>
 #include <linux/kthread.h>
+#include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -23,13 +25,15 @@
 
 #define KSM_BATCH_PAGES		64
 #define KSM_BATCH_ENTRIES	8192	/* looked at under one mmap_lock */
+#define KSM_READ_PASSES		16	/* in one of which a page is read anyway */
 
 /**
  * enum ksm_found_kind - what a batch is to do about a page
  * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
  *	fingerprinted
- * @KSM_FOUND_SKIPPED: an anonymous page that smart scan leaves alone, but that
- *	another may be like, by what is remembered of it
+ * @KSM_FOUND_KNOWN: an anonymous page that was not read, because nobody has
+ *	written to it or because smart scan leaves it alone, but that another
+ *	may be like, by what is remembered of it
  * @KSM_FOUND_KSM: a KSM page there is no right record for
  * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
  * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
@@ -37,7 +41,7 @@
  */
 enum ksm_found_kind {
 	KSM_FOUND_PAGE,
-	KSM_FOUND_SKIPPED,
+	KSM_FOUND_KNOWN,
 	KSM_FOUND_KSM,
 	KSM_FOUND_FOLD,
 	KSM_FOUND_SWAPPED,
@@ -49,7 +53,7 @@ enum ksm_found_kind {
  * @addr: where it was found
  * @kind: what it is
  * @page: the page of KSM_FOUND_PAGE, as long as the batch holds it; the rest
- *	is for that and KSM_FOUND_SKIPPED
+ *	is for that and KSM_FOUND_KNOWN
  * @pfn: its number
  * @nid: its NUMA node
  * @fingerprint: of its content
@@ -66,6 +70,8 @@ struct ksm_found {
 /**
  * struct ksm_batch - some pages of one mm
  * @kmm: the mm
+ * @watches: clean entries tell which pages nobody has written to
+ * @turn: number of the pass; pages take turns in being read anyway
  * @nr: how many of @found are used
  * @entries: page table entries looked at
  * @scanned: pages that count as scanned
@@ -75,6 +81,8 @@ struct ksm_found {
  */
 struct ksm_batch {
 	struct ksm_mm *kmm;
+	bool watches;
+	unsigned long turn;
 	unsigned int nr;
 	unsigned int entries;
 	unsigned int scanned;
@@ -142,57 +150,139 @@ static bool ksm_page_has_tags(struct page *page)
 #endif
 }
 
-/* A present page, under the page table lock. */
-static void ksm_collect_page(struct ksm_batch *batch,
+/*
+ * Where the processor marks the entry when somebody writes to a page, a page
+ * that has kept still for two passes is watched: ksmd cleans the entry before it
+ * reads the page once more, and for as long as the entry is clean there is no
+ * need to read it again.  The folio must be told that it is dirty, or reclaim
+ * takes it for clean.
+ *
+ * The TLB must be flushed before the page table lock is let go.  A processor
+ * that still takes the entry for a dirty one writes without marking it, and
+ * reclaim, which goes by the mark, then writes the page out before that
+ * processor has stopped writing to it (set_tlb_ubc_flush_pending()).  That
+ * pages which change all the time are not watched spares them the flush.
+ *
+ * What devices, a virtual machine or the kernel itself write leaves no mark in
+ * the entry: hence no pinned pages and no mm with secondary MMUs, and every page
+ * is read in one of so many passes all the same.  To miss a write for so long
+ * delays a merge, and no more.
+ */
+static bool ksm_mm_watches(struct mm_struct *mm)
+{
+	return IS_ENABLED(CONFIG_X86) && !mm_has_notifiers(mm);
+}
+
+/* Had the page kept still when it was last looked at? */
+static bool ksm_page_still(const u64 *word)
+{
+	return word && (*word & KSM_WORD_PAGE) && (*word & KSM_WORD_UNSHARED);
+}
+
+static void ksm_clean_pte(struct vm_area_struct *vma, unsigned long addr,
+			  pte_t *ptep, struct folio *folio)
+{
+	pte_t pte = ptep_modify_prot_start(vma, addr, ptep);
+
+	ptep_modify_prot_commit(vma, addr, ptep, pte, pte_mkclean(pte));
+	folio_mark_dirty(folio);
+}
+
+/* The entry is clean; is the page what the word says? */
+static bool ksm_page_known(struct ksm_batch *batch, struct folio *folio,
+			   unsigned long addr, const u64 *word)
+{
+	return ksm_page_still(word) && !folio_maybe_dma_pinned(folio) &&
+	       ((addr >> PAGE_SHIFT) + batch->turn) % KSM_READ_PASSES;
+}
+
+/* Is there a reason to look closer at a page that is the same as before? */
+static bool ksm_may_merge(u64 fingerprint, int nid)
+{
+	struct ksm_key key = ksm_make_key(fingerprint, nid);
+
+	return ksm_seen_twice(fingerprint) || ksm_index_has(&key) ||
+	       (READ_ONCE(ksm_knobs.use_zero_pages) &&
+		ksm_is_zero_fingerprint(fingerprint));
+}
+
+/* A page that is not read. */
+static void ksm_collect_known(struct ksm_batch *batch, struct page *page,
+			      unsigned long addr, u64 word)
+{
+	u64 fingerprint = word & KSM_WORD_FINGERPRINT;
+	struct ksm_found *found;
+
+	ksm_seen(fingerprint);
+	if (!ksm_may_merge(fingerprint, page_to_nid(page)))
+		return;
+	found = ksm_found(batch, KSM_FOUND_KNOWN, addr);
+	found->fingerprint = fingerprint;
+	found->pfn = page_to_pfn(page);
+	found->nid = page_to_nid(page);
+}
+
+/* A page that is to be read. */
+static void ksm_collect_unread(struct ksm_batch *batch, struct page *page,
+			       unsigned long addr)
+{
+	struct ksm_found *found = ksm_found(batch, KSM_FOUND_PAGE, addr);
+
+	get_page(page);
+	found->page = page;
+	found->pfn = page_to_pfn(page);
+	found->nid = page_to_nid(page);
+}
+
+/*
+ * A present page, under the page table lock; @clean if its entry says that
+ * nobody has written to it.  Returns whether it is to be read.
+ */
+static bool ksm_collect_page(struct ksm_batch *batch,
 			     struct vm_area_struct *vma, struct page *page,
-			     unsigned long addr, u64 *word)
+			     unsigned long addr, u64 *word, bool clean)
 {
 	struct folio *folio = page ? page_folio(page) : NULL;
 	struct ksm_mapping *mapping;
-	struct ksm_found *found;
-	u64 fingerprint;
 
 	if (!folio || !folio_test_anon(folio) || folio_is_zone_device(folio) ||
 	    PageHWPoison(page) || ksm_page_has_tags(page)) {
 		if (word && *word)
 			ksm_found(batch, KSM_FOUND_GONE, addr);
-		return;
+		return false;
 	}
 
+	if (word && !folio_test_ksm(folio) && ksm_skip_page(word)) {
+		atomic_long_inc(&ksm_counters.skipped);
+		ksm_collect_known(batch, page, addr, *word);
+		return false;
+	}
+
+	batch->scanned++;
+	mapping = word ? ksm_word_mapping(*word) : NULL;
 	if (folio_test_ksm(folio)) {
-		batch->scanned++;
-		mapping = word ? ksm_word_mapping(*word) : NULL;
 		if (!mapping || mapping->node != folio_stable_node(folio) ||
 		    !ksm_mapping_fits(mapping, vma, addr))
 			ksm_found(batch, KSM_FOUND_KSM, addr);
 		else if (ksm_folding(mapping->node))
 			ksm_found(batch, KSM_FOUND_FOLD, addr);
-		return;
+		return false;
+	}
+	if (clean && ksm_page_known(batch, folio, addr, word)) {
+		atomic_long_inc(&ksm_counters.unchanged);
+		ksm_collect_known(batch, page, addr, *word);
+		return false;
 	}
 
-	if (word && ksm_skip_page(word)) {
-		atomic_long_inc(&ksm_counters.skipped);
-		fingerprint = *word & KSM_WORD_FINGERPRINT;
-		ksm_seen(fingerprint);
-		if (!ksm_seen_twice(fingerprint))
-			return;
-		found = ksm_found(batch, KSM_FOUND_SKIPPED, addr);
-		found->fingerprint = fingerprint;
-	} else {
-		batch->scanned++;
-		folio_get(folio);
-		found = ksm_found(batch, KSM_FOUND_PAGE, addr);
-		found->page = page;
-		/*
-		 * Somebody is writing to merged pages.  End the batch, so that
-		 * the next ones are looked at when we get to them, and found
-		 * changed in this pass rather than in the next.
-		 */
-		if (word && (*word & KSM_WORD_MAPPING))
-			batch->limit = batch->scanned;
-	}
-	found->pfn = page_to_pfn(page);
-	found->nid = page_to_nid(page);
+	ksm_collect_unread(batch, page, addr);
+	/*
+	 * Somebody is writing to merged pages.  End the batch, so that the next
+	 * ones are looked at when we get to them, and found changed in this
+	 * pass rather than in the next.
+	 */
+	if (mapping)
+		batch->limit = batch->scanned;
+	return true;
 }
 
 /* An entry without a page, under the page table lock. */
@@ -234,7 +324,7 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 		batch->entries++;
 		ksm_collect_page(batch, vma, page ? page +
 				 ((addr & ~PMD_MASK) >> PAGE_SHIFT) : NULL,
-				 addr, ksm_word(batch->kmm, addr, false));
+				 addr, ksm_word(batch->kmm, addr, false), false);
 	}
 	end = addr;
 unlock:
@@ -249,8 +339,11 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 			     unsigned long end)
 {
 	u64 *word = ksm_word(batch->kmm, addr, false);
+	unsigned long first = addr, cleaned = 0;
 	pte_t *start, *ptep;
 	spinlock_t *ptl;	/* of the page table */
+	struct page *page;
+	bool clean;
 
 	start = pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl);
 	if (!start) {
@@ -262,15 +355,24 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 		pte_t pte = ptep_get(ptep);
 
 		batch->entries++;
-		if (pte_present(pte))
-			ksm_collect_page(batch, vma,
-					 vm_normal_page(vma, addr, pte), addr,
-					 word);
-		else
+		if (pte_present(pte)) {
+			page = vm_normal_page(vma, addr, pte);
+			clean = batch->watches && !pte_dirty(pte);
+			if (ksm_collect_page(batch, vma, page, addr, word,
+					     clean) &&
+			    batch->watches && !clean && ksm_page_still(word)) {
+				ksm_clean_pte(vma, addr, ptep,
+					      page_folio(page));
+				cleaned = addr + PAGE_SIZE;
+			}
+		} else {
 			ksm_collect_nothing(batch, pte, addr, word);
+		}
 		if (word)
 			word++;
 	}
+	if (cleaned)
+		flush_tlb_range(vma, first, cleaned);
 	pte_unmap_unlock(start, ptl);
 	batch->next = addr;
 	return ksm_batch_full(batch);
@@ -376,6 +478,7 @@ static bool ksm_collect(struct ksm_batch *batch)
 	if (ksm_mm_dying(mm))
 		goto unlock;
 
+	batch->watches = ksm_mm_watches(mm);
 	vma_iter_init(&vmi, mm, kmm->scan_addr);
 	for_each_vma(vmi, vma) {
 		if (!(vma->vm_flags & VM_MERGEABLE))
@@ -604,7 +707,7 @@ static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 	if (!word)
 		return;
 	switch (found->kind) {
-	case KSM_FOUND_SKIPPED:
+	case KSM_FOUND_KNOWN:
 		if (*word & KSM_WORD_PAGE)
 			ksm_try_merge(&spot, found);
 		break;
@@ -692,6 +795,7 @@ static unsigned int ksm_scan_mm(struct ksm_mm *kmm, unsigned int limit)
 
 	mutex_lock(&kmm->lock);
 	batch->kmm = kmm;
+	batch->turn = atomic_long_read(&ksm_counters.full_scans);
 	batch->nr = 0;
 	batch->entries = 0;
 	batch->scanned = 0;

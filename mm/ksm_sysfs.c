@@ -324,6 +324,7 @@ static struct ksm_file ksm_files[] = {
 	KSM_COUNTER(full_scans, full_scans),
 	KSM_COUNTER(pages_scanned, scanned),
 	KSM_COUNTER(pages_skipped, skipped),
+	KSM_COUNTER(pages_unchanged, unchanged),
 	KSM_COUNTER(pages_shared, shared),
 	/* Looks at all of them: not for everybody */
 	{ .attr = __ATTR_RO_MODE(pages_shared_nodes, 0400) },
