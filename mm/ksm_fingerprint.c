@@ -7,9 +7,9 @@
  * about as fast as memory is read, if several sums are under way at once: each
  * instruction has to wait for the last one of its own sum only.
  *
- * A CRC is no secret: whoever wants to can make pages whose fingerprints are
- * the same.  He gains nothing by it, as pages are equal when their bytes are;
- * what he can make others do is bounded where fingerprints are looked up.
+ * A CRC is linear, and no key helps against who wants to make pages of the same
+ * fingerprint.  He never makes others share what is not equal, for bytes decide
+ * on that; but he may keep them from sharing what is.
  */
 #include <linux/highmem.h>
 #include <linux/init.h>
@@ -25,6 +25,7 @@ static u64 ksm_zero_fingerprint __ro_after_init;
 /* ----------------------------------------------------------- the instruction */
 
 #if defined(CONFIG_X86_64)
+#include <asm/asm.h>
 #include <asm/cpufeature.h>
 
 static bool __init ksm_cpu_has_crc(void)
@@ -35,7 +36,7 @@ static bool __init ksm_cpu_has_crc(void)
 /* Takes and returns 64 bits, of which the high ones are 0. */
 static __always_inline u64 ksm_crc(u64 crc, u64 word)
 {
-	asm("crc32q %1, %0" : "+r" (crc) : "rm" (word));
+	asm("crc32q %1, %0" : "+r" (crc) : ASM_INPUT_RM (word));
 	return crc;
 }
 #elif defined(CONFIG_ARM64)
@@ -68,25 +69,32 @@ static DEFINE_STATIC_KEY_FALSE(ksm_use_crc);
 
 /* ------------------------------------------------------------ the fingerprint */
 
-/* Four sums, each of every fourth word, mixed into one. */
+/*
+ * Four sums, each of every fourth word, mixed into one.  Pages that differ in a
+ * single word, as many do, differ in a single CRC, which is 32 bits for the 64
+ * of the word: the plain sum of all words always tells these apart.
+ */
 static u64 ksm_sum_crc(const u64 *word)
 {
 	const u64 *end = word + PAGE_SIZE / sizeof(*word);
-	u64 a = 0, b = 0, c = 0, d = 0;
-	u64 sums[2];
+	u64 a = 0, b = 0, c = 0, d = 0, plain = 0;
+	u64 sums[3];
 
 	for (; word < end; word += 8) {
 		a = ksm_crc(a, word[0]);
 		b = ksm_crc(b, word[1]);
 		c = ksm_crc(c, word[2]);
 		d = ksm_crc(d, word[3]);
+		plain += word[0] + word[1] + word[2] + word[3];
 		a = ksm_crc(a, word[4]);
 		b = ksm_crc(b, word[5]);
 		c = ksm_crc(c, word[6]);
 		d = ksm_crc(d, word[7]);
+		plain += word[4] + word[5] + word[6] + word[7];
 	}
 	sums[0] = a << 32 | b;
 	sums[1] = c << 32 | d;
+	sums[2] = plain;
 	return xxh64(sums, sizeof(sums), ksm_fingerprint_seed);
 }
 
@@ -131,11 +139,13 @@ static cycles_t __init ksm_time_sum(u64 (*sum)(const u64 *word))
 {
 	const u64 *content = page_address(ZERO_PAGE(0));
 	cycles_t start, took, shortest = 0;
+	u64 result;
 	int i;
 
 	for (i = 0; i < 8; i++) {
 		start = get_cycles();
-		sum(content);
+		result = sum(content);
+		OPTIMIZER_HIDE_VAR(result);
 		took = get_cycles() - start;
 		if (!i || took < shortest)
 			shortest = took;
