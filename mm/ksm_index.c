@@ -7,10 +7,9 @@
  * - the stable nodes, for as long as they live;
  * - the candidates of this pass: one page for each content that looks as if
  *   it were there twice;
- * - the filter, which says whether it looks so: two bits for each of several
- *   times as many counters as there are pages, made in one pass and asked in
- *   the next.  It keeps unique pages, nearly all of them as a rule, out of
- *   the candidate table, which costs more.
+ * - the filter, which says whether it looks so: made in one pass and asked in
+ *   the next, of one to two bytes a page.  It keeps unique pages, nearly all
+ *   of them as a rule, out of the candidate table, which costs more.
  *
  * What is found here is a guess.  Pages are equal when their bytes are, and
  * that is decided in ksm_merge.c, while nobody can write to them.
@@ -405,19 +404,6 @@ void ksm_index_plan_folds(void)
 }
 
 /**
- * ksm_index_has - is there a KSM page that looks like this one?
- * @key: of the page
- *
- * Context: any.
- * Return: true if so, with room or not; a page that has been moved to another
- * NUMA node may be missed until the next search.
- */
-bool ksm_index_has(const struct ksm_key *key)
-{
-	return ksm_first_node(key);
-}
-
-/**
  * ksm_index_find - a KSM page with room that looks like this one
  * @key: of the page
  *
@@ -432,7 +418,7 @@ struct ksm_stable_node *ksm_index_find(const struct ksm_key *key)
 
 	ksm_refile_moved();
 	/* Nearly always there is none: see that without the lock */
-	if (!ksm_index_has(key))
+	if (!ksm_first_node(key))
 		return NULL;
 
 	spin_lock(&ksm_index_lock);
@@ -535,74 +521,85 @@ int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
 
 /**
  * struct ksm_filter - which fingerprints were seen, and which of them twice
- * @bits: for each counter one bit for "seen" and one for "seen again"
- * @mask: number of counters, a power of two, less one
+ * @words: of 32 pairs of bits, one for "seen" and one for "seen again"
+ * @nr: number of words
+ *
+ * A Bloom filter: a fingerprint has three pairs, all of them in one word.  It
+ * was seen before if all three have been seen.
  */
 struct ksm_filter {
-	unsigned long *bits;
-	unsigned long mask;
+	u64 *words;
+	u32 nr;
 };
 
-#define KSM_FILTER_MIN		4096UL	/* counters */
-#define KSM_FILTER_PER_PAGE	4	/* before rounding up */
+#define KSM_FILTER_MIN		512UL	/* words */
+#define KSM_FILTER_PAGES	5	/* for a word */
+#define KSM_PAIR_SHIFT		5
 
 /* That of this pass and that of the last one, by the number of the pass. */
 static struct ksm_filter ksm_filters[2];
 
 static unsigned long ksm_filter_bytes(const struct ksm_filter *filter)
 {
-	return filter->bits ? (filter->mask + 1) / 4 : 0;
+	return filter->words ? filter->nr * sizeof(u64) : 0;
 }
 
 static void ksm_filter_free(struct ksm_filter *filter)
 {
 	atomic_long_sub(ksm_filter_bytes(filter), &ksm_counters.metadata);
-	kvfree(filter->bits);
-	filter->bits = NULL;
+	kvfree(filter->words);
+	filter->words = NULL;
 }
 
 /* Without memory there is no filter, and every page may become a candidate. */
 static void ksm_filter_renew(struct ksm_filter *filter, unsigned long pages)
 {
-	unsigned long nr = roundup_pow_of_two(max(KSM_FILTER_MIN,
-						  pages * KSM_FILTER_PER_PAGE));
+	u32 nr = clamp(pages / KSM_FILTER_PAGES, KSM_FILTER_MIN, U32_MAX);
 
-	if (filter->bits && filter->mask == nr - 1) {
+	/* Is the old one about as large? */
+	if (filter->words && filter->nr >= nr && filter->nr <= nr + nr / 8) {
 		unsigned long at, bytes = ksm_filter_bytes(filter);
 
 		for (at = 0; at < bytes; at += SZ_1M) {
-			memset((void *)filter->bits + at, 0,
+			memset((void *)filter->words + at, 0,
 			       min(bytes - at, SZ_1M));
 			cond_resched();
 		}
 		return;
 	}
 	ksm_filter_free(filter);
-	filter->bits = kvzalloc(nr / 4, GFP_KERNEL | __GFP_RETRY_MAYFAIL |
-					__GFP_NOWARN);
-	filter->mask = nr - 1;
+	filter->words = kvcalloc(nr, sizeof(u64), GFP_KERNEL | __GFP_NOWARN |
+						  __GFP_RETRY_MAYFAIL);
+	filter->nr = nr;
 	atomic_long_add(ksm_filter_bytes(filter), &ksm_counters.metadata);
 }
 
-static unsigned long ksm_filter_bit(const struct ksm_filter *filter,
-				    u64 fingerprint)
+/* The low half of what is used tells the word, the rest the pairs in it. */
+static u64 *ksm_filter_word(const struct ksm_filter *filter, u64 fingerprint)
 {
-	return 2 * ((fingerprint >> KSM_FINGERPRINT_SHIFT) & filter->mask);
+	u32 at = fingerprint >> KSM_FINGERPRINT_SHIFT;
+
+	return &filter->words[reciprocal_scale(at, filter->nr)];
 }
 
-/**
- * ksm_seen - a page of this pass has this fingerprint
- * @fingerprint: the page's
- *
- * Context: between ksm_index_start_pass() and ksm_index_end_pass().
- */
-void ksm_seen(u64 fingerprint)
+/* The bits of "seen" of its three pairs.  Those of "seen again" are one up. */
+static u64 ksm_filter_bits(u64 fingerprint)
 {
-	struct ksm_filter *filter = &ksm_filters[ksm_pass & 1];
-	unsigned long bit = ksm_filter_bit(filter, fingerprint);
+	const u64 pair = BIT(KSM_PAIR_SHIFT) - 1;
+	u64 at = fingerprint >> (64 - 3 * KSM_PAIR_SHIFT);
 
-	if (filter->bits && test_and_set_bit(bit, filter->bits))
-		set_bit(bit + 1, filter->bits);
+	return BIT_ULL(2 * (at & pair)) |
+	       BIT_ULL(2 * (at >> KSM_PAIR_SHIFT & pair)) |
+	       BIT_ULL(2 * (at >> 2 * KSM_PAIR_SHIFT));
+}
+
+static bool ksm_seen_again(const struct ksm_filter *filter, u64 fingerprint,
+			   u64 seen)
+{
+	u64 again = seen << 1;
+
+	return !filter->words ||
+	       (*ksm_filter_word(filter, fingerprint) & again) == again;
 }
 
 /**
@@ -613,10 +610,28 @@ void ksm_seen(u64 fingerprint)
  */
 bool ksm_seen_twice(u64 fingerprint)
 {
-	struct ksm_filter *filter = &ksm_filters[~ksm_pass & 1];
+	return ksm_seen_again(&ksm_filters[~ksm_pass & 1], fingerprint,
+			      ksm_filter_bits(fingerprint));
+}
 
-	return !filter->bits ||
-	       test_bit(ksm_filter_bit(filter, fingerprint) + 1, filter->bits);
+/**
+ * ksm_seen - a page of this pass has this fingerprint
+ * @fingerprint: the page's
+ *
+ * Context: between ksm_index_start_pass() and ksm_index_end_pass().
+ * Return: as ksm_seen_twice().
+ */
+bool ksm_seen(u64 fingerprint)
+{
+	struct ksm_filter *filter = &ksm_filters[ksm_pass & 1];
+	u64 seen = ksm_filter_bits(fingerprint);
+	u64 *word;
+
+	if (filter->words) {
+		word = ksm_filter_word(filter, fingerprint);
+		*word |= (*word & seen) == seen ? seen << 1 : seen;
+	}
+	return ksm_seen_again(&ksm_filters[~ksm_pass & 1], fingerprint, seen);
 }
 
 /* --------------------------------------------------------------- the candidates */

@@ -261,7 +261,7 @@ struct ksm_mapping {
 /* ------------------------------------------------------ objects: scanning */
 
 /* The low bits of a fingerprint are free. */
-#define KSM_FINGERPRINT_SHIFT	11
+#define KSM_FINGERPRINT_SHIFT	12
 
 /*
  * What is remembered of a page fits in 8 bytes.  A word is one of
@@ -277,6 +277,7 @@ struct ksm_mapping {
 #define KSM_WORD_UNSHARED	BIT_ULL(2)	/* unchanged, but alone */
 #define KSM_WORD_AGE		GENMASK_ULL(6, 3)
 #define KSM_WORD_SKIPS		GENMASK_ULL(10, 7)
+#define KSM_WORD_WATCHED	BIT_ULL(11)	/* its entry was clean when read */
 #define KSM_WORD_FINGERPRINT	GENMASK_ULL(63, KSM_FINGERPRINT_SHIFT)
 
 #define KSM_CHUNK_PAGES		64
@@ -443,7 +444,6 @@ int ksm_index_init(void);
 struct ksm_key ksm_make_key(u64 fingerprint, int nid);
 int ksm_index_add(struct ksm_stable_node *node, int nid);
 bool ksm_index_remove(struct ksm_stable_node *node);
-bool ksm_index_has(const struct ksm_key *key);
 struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
 struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node);
 void ksm_index_plan_folds(void);
@@ -453,7 +453,7 @@ bool ksm_index_empty(void);
 int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
 		       void *arg);
 void ksm_index_roomy(struct ksm_stable_node *node);
-void ksm_seen(u64 fingerprint);
+bool ksm_seen(u64 fingerprint);
 bool ksm_seen_twice(u64 fingerprint);
 bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot);
 void ksm_candidate_set(const struct ksm_key *key, const struct ksm_spot *spot);

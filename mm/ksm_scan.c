@@ -25,7 +25,7 @@
 
 #define KSM_BATCH_PAGES		64
 #define KSM_BATCH_ENTRIES	8192	/* looked at under one mmap_lock */
-#define KSM_READ_PASSES		16	/* in one of which a page is read anyway */
+#define KSM_READ_PASSES		32	/* in one of which a page is read anyway */
 
 /**
  * enum ksm_found_kind - what a batch is to do about a page
@@ -56,6 +56,7 @@ enum ksm_found_kind {
  *	is for that and KSM_FOUND_KNOWN
  * @pfn: its number
  * @nid: its NUMA node
+ * @watched: a write to the page, after it has been read, marks its entry
  * @fingerprint: of its content
  */
 struct ksm_found {
@@ -64,6 +65,7 @@ struct ksm_found {
 	struct page *page;
 	unsigned long pfn;
 	int nid;
+	bool watched;
 	u64 fingerprint;
 };
 
@@ -75,6 +77,7 @@ struct ksm_found {
  * @nr: how many of @found are used
  * @entries: page table entries looked at
  * @scanned: pages that count as scanned
+ * @unchanged: of these, those that are known without being read
  * @limit: how many of them are enough
  * @next: address at which the next batch begins
  * @found: the pages
@@ -86,6 +89,7 @@ struct ksm_batch {
 	unsigned int nr;
 	unsigned int entries;
 	unsigned int scanned;
+	unsigned int unchanged;
 	unsigned int limit;
 	unsigned long next;
 	struct ksm_found found[KSM_BATCH_PAGES];
@@ -106,6 +110,7 @@ static struct ksm_found *ksm_found(struct ksm_batch *batch,
 	found->kind = kind;
 	found->addr = addr;
 	found->page = NULL;
+	found->watched = false;
 	return found;
 }
 
@@ -164,13 +169,15 @@ static bool ksm_page_has_tags(struct page *page)
  * pages which change all the time are not watched spares them the flush.
  *
  * What devices, a virtual machine or the kernel itself write leaves no mark in
- * the entry: hence no pinned pages and no mm with secondary MMUs, and every page
- * is read in one of so many passes all the same.  To miss a write for so long
- * delays a merge, and no more.
+ * the entry: hence no pinned pages and no mm with secondary MMUs.  And another
+ * page may have come to the address, with a clean entry, by mremap() or from
+ * swap.  So every page is read now and then all the same.  To miss a change for
+ * so long delays a merge, and no more.
  */
 static bool ksm_mm_watches(struct mm_struct *mm)
 {
-	return IS_ENABLED(CONFIG_X86) && !mm_has_notifiers(mm);
+	return IS_ENABLED(CONFIG_X86) && migration_entry_supports_ad() &&
+	       !mm_has_notifiers(mm);
 }
 
 /* Had the page kept still when it was last looked at? */
@@ -179,42 +186,47 @@ static bool ksm_page_still(const u64 *word)
 	return word && (*word & KSM_WORD_PAGE) && (*word & KSM_WORD_UNSHARED);
 }
 
-static void ksm_clean_pte(struct vm_area_struct *vma, unsigned long addr,
+static void ksm_watch_pte(struct vm_area_struct *vma, unsigned long addr,
 			  pte_t *ptep, struct folio *folio)
 {
-	pte_t pte = ptep_modify_prot_start(vma, addr, ptep);
-
-	ptep_modify_prot_commit(vma, addr, ptep, pte, pte_mkclean(pte));
+	clear_young_dirty_ptes(vma, addr, ptep, 1, CYDP_CLEAR_DIRTY);
 	folio_mark_dirty(folio);
+}
+
+/* Is it time to read a page that is watched?  In one pass of 32 or so it is. */
+static bool ksm_page_due(struct ksm_batch *batch, unsigned long addr, u64 word)
+{
+	unsigned int due = ((addr >> PAGE_SHIFT) + batch->turn) %
+			   KSM_READ_PASSES, skips = 0;
+
+	/* The more of them it misses, the more of the others will do */
+	if (READ_ONCE(ksm_knobs.smart_scan))
+		skips = ksm_skips_for_age(FIELD_GET(KSM_WORD_AGE, word));
+	return due <= skips;
 }
 
 /* The entry is clean; is the page what the word says? */
 static bool ksm_page_known(struct ksm_batch *batch, struct folio *folio,
 			   unsigned long addr, const u64 *word)
 {
-	return ksm_page_still(word) && !folio_maybe_dma_pinned(folio) &&
-	       ((addr >> PAGE_SHIFT) + batch->turn) % KSM_READ_PASSES;
+	return word && (*word & KSM_WORD_PAGE) && (*word & KSM_WORD_WATCHED) &&
+	       !folio_maybe_dma_pinned(folio) &&
+	       !ksm_page_due(batch, addr, *word);
 }
 
-/* Is there a reason to look closer at a page that is the same as before? */
-static bool ksm_may_merge(u64 fingerprint, int nid)
-{
-	struct ksm_key key = ksm_make_key(fingerprint, nid);
-
-	return ksm_seen_twice(fingerprint) || ksm_index_has(&key) ||
-	       (READ_ONCE(ksm_knobs.use_zero_pages) &&
-		ksm_is_zero_fingerprint(fingerprint));
-}
-
-/* A page that is not read. */
+/*
+ * A page that is not read.  Only if there may be something for it to be merged
+ * with it is looked at more closely.
+ */
 static void ksm_collect_known(struct ksm_batch *batch, struct page *page,
 			      unsigned long addr, u64 word)
 {
 	u64 fingerprint = word & KSM_WORD_FINGERPRINT;
 	struct ksm_found *found;
 
-	ksm_seen(fingerprint);
-	if (!ksm_may_merge(fingerprint, page_to_nid(page)))
+	if (!ksm_seen(fingerprint) &&
+	    !(READ_ONCE(ksm_knobs.use_zero_pages) &&
+	      ksm_is_zero_fingerprint(fingerprint)))
 		return;
 	found = ksm_found(batch, KSM_FOUND_KNOWN, addr);
 	found->fingerprint = fingerprint;
@@ -223,8 +235,9 @@ static void ksm_collect_known(struct ksm_batch *batch, struct page *page,
 }
 
 /* A page that is to be read. */
-static void ksm_collect_unread(struct ksm_batch *batch, struct page *page,
-			       unsigned long addr)
+static struct ksm_found *ksm_collect_unread(struct ksm_batch *batch,
+					    struct page *page,
+					    unsigned long addr)
 {
 	struct ksm_found *found = ksm_found(batch, KSM_FOUND_PAGE, addr);
 
@@ -232,15 +245,17 @@ static void ksm_collect_unread(struct ksm_batch *batch, struct page *page,
 	found->page = page;
 	found->pfn = page_to_pfn(page);
 	found->nid = page_to_nid(page);
+	return found;
 }
 
 /*
  * A present page, under the page table lock; @clean if its entry says that
- * nobody has written to it.  Returns whether it is to be read.
+ * nobody has written to it.  Returns what was found if the page is to be read.
  */
-static bool ksm_collect_page(struct ksm_batch *batch,
-			     struct vm_area_struct *vma, struct page *page,
-			     unsigned long addr, u64 *word, bool clean)
+static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
+					  struct vm_area_struct *vma,
+					  struct page *page, unsigned long addr,
+					  u64 *word, bool clean)
 {
 	struct folio *folio = page ? page_folio(page) : NULL;
 	struct ksm_mapping *mapping;
@@ -249,13 +264,13 @@ static bool ksm_collect_page(struct ksm_batch *batch,
 	    PageHWPoison(page) || ksm_page_has_tags(page)) {
 		if (word && *word)
 			ksm_found(batch, KSM_FOUND_GONE, addr);
-		return false;
+		return NULL;
 	}
 
 	if (word && !folio_test_ksm(folio) && ksm_skip_page(word)) {
 		atomic_long_inc(&ksm_counters.skipped);
 		ksm_collect_known(batch, page, addr, *word);
-		return false;
+		return NULL;
 	}
 
 	batch->scanned++;
@@ -266,15 +281,14 @@ static bool ksm_collect_page(struct ksm_batch *batch,
 			ksm_found(batch, KSM_FOUND_KSM, addr);
 		else if (ksm_folding(mapping->node))
 			ksm_found(batch, KSM_FOUND_FOLD, addr);
-		return false;
+		return NULL;
 	}
 	if (clean && ksm_page_known(batch, folio, addr, word)) {
-		atomic_long_inc(&ksm_counters.unchanged);
+		batch->unchanged++;
 		ksm_collect_known(batch, page, addr, *word);
-		return false;
+		return NULL;
 	}
 
-	ksm_collect_unread(batch, page, addr);
 	/*
 	 * Somebody is writing to merged pages.  End the batch, so that the next
 	 * ones are looked at when we get to them, and found changed in this
@@ -282,7 +296,7 @@ static bool ksm_collect_page(struct ksm_batch *batch,
 	 */
 	if (mapping)
 		batch->limit = batch->scanned;
-	return true;
+	return ksm_collect_unread(batch, page, addr);
 }
 
 /* An entry without a page, under the page table lock. */
@@ -333,6 +347,34 @@ unlock:
 	return ksm_batch_full(batch);
 }
 
+/* An entry, under the page table lock.  Returns whether it had to be cleaned. */
+static bool ksm_collect_pte(struct ksm_batch *batch, struct vm_area_struct *vma,
+			    pte_t *ptep, unsigned long addr, u64 *word)
+{
+	pte_t pte = ptep_get(ptep);
+	bool clean = batch->watches && !pte_dirty(pte);
+	struct ksm_found *found;
+	struct folio *folio;
+	struct page *page;
+
+	batch->entries++;
+	if (!pte_present(pte)) {
+		ksm_collect_nothing(batch, pte, addr, word);
+		return false;
+	}
+	page = vm_normal_page(vma, addr, pte);
+	found = ksm_collect_page(batch, vma, page, addr, word, clean);
+	if (!found || !batch->watches)
+		return false;
+	folio = page_folio(page);
+	found->watched = (clean || ksm_page_still(word)) &&
+			 !folio_maybe_dma_pinned(folio);
+	if (clean || !found->watched)
+		return false;
+	ksm_watch_pte(vma, addr, ptep, folio);
+	return true;
+}
+
 /* The entries that one chunk remembers, or some of them. */
 static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 			     struct vm_area_struct *vma, unsigned long addr,
@@ -342,8 +384,6 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 	unsigned long first = addr, cleaned = 0;
 	pte_t *start, *ptep;
 	spinlock_t *ptl;	/* of the page table */
-	struct page *page;
-	bool clean;
 
 	start = pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl);
 	if (!start) {
@@ -352,22 +392,8 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 	}
 	for (ptep = start; addr < end && !ksm_batch_full(batch);
 	     ptep++, addr += PAGE_SIZE) {
-		pte_t pte = ptep_get(ptep);
-
-		batch->entries++;
-		if (pte_present(pte)) {
-			page = vm_normal_page(vma, addr, pte);
-			clean = batch->watches && !pte_dirty(pte);
-			if (ksm_collect_page(batch, vma, page, addr, word,
-					     clean) &&
-			    batch->watches && !clean && ksm_page_still(word)) {
-				ksm_clean_pte(vma, addr, ptep,
-					      page_folio(page));
-				cleaned = addr + PAGE_SIZE;
-			}
-		} else {
-			ksm_collect_nothing(batch, pte, addr, word);
-		}
+		if (ksm_collect_pte(batch, vma, ptep, addr, word))
+			cleaned = addr + PAGE_SIZE;
 		if (word)
 			word++;
 	}
@@ -521,9 +547,9 @@ static void ksm_fingerprint_batch(struct ksm_batch *batch)
 
 /* ------------------------------------------------------- what to do with a page */
 
-/* Is it like a KSM page?  Then map that. */
-static bool ksm_try_stable(const struct ksm_spot *spot,
-			   const struct ksm_key *key)
+/* Is it like a KSM page?  Then map that.  -ENOENT if there is none. */
+static int ksm_try_stable(const struct ksm_spot *spot,
+			  const struct ksm_key *key)
 {
 	struct ksm_stable_node *node;
 	int err = -ESTALE, tries = 3;
@@ -532,11 +558,11 @@ static bool ksm_try_stable(const struct ksm_spot *spot,
 	while ((err == -ESTALE || err == -ENOSPC) && tries--) {
 		node = ksm_index_find(key);
 		if (!node)
-			return false;
+			return -ENOENT;
 		err = ksm_merge(spot, node);
 		ksm_put_node(node);
 	}
-	return !err;
+	return err;
 }
 
 /* What becomes of the candidate that a page looks like. */
@@ -561,11 +587,13 @@ static enum ksm_met ksm_meet(struct ksm_spot *ours, struct ksm_spot *theirs,
 	struct ksm_stable_node *node;
 	int nid = ours->nid;
 
+	/* Shared by fork: nothing to gain */
+	if (ours->pfn == theirs->pfn)
+		return KSM_MET_KEEP;
 	if (!ksm_look_again(ours, fingerprint))
 		return KSM_MET_KEEP;
 	if (!ksm_look_again(theirs, fingerprint))
 		return KSM_MET_REPLACE;
-	/* Shared by fork: nothing to gain */
 	if (ours->pfn == theirs->pfn)
 		return KSM_MET_KEEP;
 	if (ours->nid != theirs->nid) {
@@ -603,31 +631,44 @@ static enum ksm_met ksm_try_candidate(const struct ksm_spot *spot,
 	return met;
 }
 
-/* A page that has not changed since the last pass. */
-static void ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
+/*
+ * A page that has not changed since the last pass.  Returns false if there was
+ * something to merge it with, and that came to nothing.
+ */
+static bool ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
 {
 	enum ksm_met met = KSM_MET_REPLACE;
 	struct ksm_spot theirs;
 	struct ksm_key key;
+	bool good = true;
+	int err;
 
 	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
-	    ksm_is_zero_fingerprint(found->fingerprint) &&
-	    !ksm_merge_zero(spot, found->fingerprint))
-		return;
+	    ksm_is_zero_fingerprint(found->fingerprint)) {
+		if (!ksm_merge_zero(spot, found->fingerprint))
+			return true;
+		good = false;
+	}
 
 	key = ksm_make_key(found->fingerprint, found->nid);
-	if (ksm_try_stable(spot, &key))
-		return;
+	err = ksm_try_stable(spot, &key);
+	if (!err)
+		return true;
+	if (err != -ENOENT)
+		good = false;
 	if (!ksm_seen_twice(found->fingerprint))
-		return;
+		return good;
 	if (ksm_candidate_find(&key, &theirs)) {
 		met = ksm_try_candidate(spot, &theirs, found->fingerprint);
 		ksm_put_mm(theirs.kmm);
+		if (met != KSM_MET_DROP)
+			good = false;
 	}
 	if (met == KSM_MET_DROP)
 		ksm_candidate_drop(&key);
 	else if (met == KSM_MET_REPLACE)
 		ksm_candidate_set(&key, spot);
+	return good;
 }
 
 /*
@@ -670,6 +711,7 @@ static void ksm_scan_page(const struct ksm_spot *spot, struct ksm_found *found)
 		    (last & KSM_WORD_FINGERPRINT) == fingerprint;
 	ksm_set_word(kmm, word, fingerprint | KSM_WORD_PAGE |
 				(unchanged ? KSM_WORD_UNSHARED : 0) |
+				(found->watched ? KSM_WORD_WATCHED : 0) |
 				(last & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
 	if (unchanged)
 		ksm_try_merge(spot, found);
@@ -708,8 +750,10 @@ static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 		return;
 	switch (found->kind) {
 	case KSM_FOUND_KNOWN:
-		if (*word & KSM_WORD_PAGE)
-			ksm_try_merge(&spot, found);
+		/* If that comes to nothing the page may have changed: read it */
+		if ((*word & KSM_WORD_PAGE) && !ksm_try_merge(&spot, found) &&
+		    (*word & KSM_WORD_PAGE))
+			*word &= ~KSM_WORD_WATCHED;
 		break;
 	case KSM_FOUND_KSM:
 		if (ksm_drop_word(kmm, word, KSM_DROP_TRY))
@@ -736,6 +780,7 @@ static void ksm_process_batch(struct ksm_batch *batch)
 		cond_resched();
 	}
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
+	atomic_long_add(batch->unchanged, &ksm_counters.unchanged);
 }
 
 /* --------------------------------------------------------------------- the passes */
@@ -799,6 +844,7 @@ static unsigned int ksm_scan_mm(struct ksm_mm *kmm, unsigned int limit)
 	batch->nr = 0;
 	batch->entries = 0;
 	batch->scanned = 0;
+	batch->unchanged = 0;
 	batch->limit = limit;
 	more = ksm_collect(batch);
 	ksm_fingerprint_batch(batch);
