@@ -61,6 +61,8 @@ boot()
 	# with the TLB of the other: memory_region_dispatch_write() is called for a region that is gone).
 	[[ $cpus -eq 1 ]] || parameters+=" maxcpus=1"
 	parameters+=" console=ttyS0,115200 panic=-1 testbed_root=9p testbed_ports=out,err,status"
+	# The local timer is found unfit when instructions are the clock, after ten seconds of looking at it.
+	[[ -z $icount ]] || parameters+=" noapictimer"
 	[[ -z $hotplug ]] || parameters+=" movable_node memhp_default_state=online_movable"
 	read -r -d '' -a options < <(accelerator; memory; port out; port err; port status) || true
 	exec "$@" qemu-system-x86_64 -M q35 -nodefaults -no-user-config -display none -no-reboot \
