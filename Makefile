@@ -6,6 +6,7 @@ Q := $(if $(V),,@)
 help:
 	@echo 'make run [KERNEL=stock]   boot it and show real programs share memory while their pages migrate'
 	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead; LONG=1 a long storm'
+	@echo 'make bench [SCENARIO=NAMES]  the speeds, against the stock kernel; FULL=1 adds the large sizes'
 	@echo 'make check                checkpatch, sparse, W=1, kernel-doc, a model, the configuration matrix'
 	@echo 'make build                the kernels that make run and make test boot'
 	@echo 'make apply KSRC=DIR       lay the series over your own Linux 6.12 source'
@@ -20,6 +21,9 @@ run:
 test:
 	$(Q)testbed/test $(ONLY)
 
+bench:
+	$(Q)testbed/bench/run $(SCENARIO)
+
 check:
 	$(Q)testbed/check
 
@@ -33,4 +37,4 @@ apply unapply:
 clean:
 	rm -rf build
 
-.PHONY: help run test check build apply unapply clean
+.PHONY: help run test bench check build apply unapply clean
