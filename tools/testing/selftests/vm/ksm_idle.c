@@ -17,6 +17,7 @@ static void not_read_again(void)
 
 	CHECK(ksm_has("pages_unchanged"));
 	ksm_scan(3);
+	ksm_set("run", 0);
 	unchanged = ksm_get("pages_unchanged");
 	scanned = ksm_get("pages_scanned");
 	ksm_scan(40);
