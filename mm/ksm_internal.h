@@ -401,10 +401,22 @@ enum ksm_reap {
 	KSM_REAP_OLD,
 };
 
+/**
+ * ksm_word_mapping - the record of a merged page
+ * @word: the page's
+ *
+ * Return: the record, NULL if the page is not known to be merged.
+ */
+static inline struct ksm_mapping *ksm_word_mapping(u64 word)
+{
+	if (!(word & KSM_WORD_MAPPING))
+		return NULL;
+	return (struct ksm_mapping *)(unsigned long)(word & ~KSM_WORD_MAPPING);
+}
+
 void ksm_record_init(void);
 u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create);
 void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value);
-struct ksm_mapping *ksm_word_mapping(u64 word);
 void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 			  struct ksm_mapping *mapping);
 bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop);

@@ -85,19 +85,6 @@ void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value)
 }
 
 /**
- * ksm_word_mapping - the record of a merged page
- * @word: the page's
- *
- * Return: the record, NULL if the page is not known to be merged.
- */
-struct ksm_mapping *ksm_word_mapping(u64 word)
-{
-	if (!(word & KSM_WORD_MAPPING))
-		return NULL;
-	return (struct ksm_mapping *)(unsigned long)(word & ~KSM_WORD_MAPPING);
-}
-
-/**
  * ksm_word_set_mapping - the page has been merged
  * @kmm: the address space
  * @word: the page's, not of a merged page up to now

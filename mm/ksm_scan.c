@@ -274,8 +274,8 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 	}
 
 	batch->scanned++;
-	mapping = word ? ksm_word_mapping(*word) : NULL;
 	if (folio_test_ksm(folio)) {
+		mapping = word ? ksm_word_mapping(*word) : NULL;
 		if (!mapping || mapping->node != folio_stable_node(folio) ||
 		    !ksm_mapping_fits(mapping, vma, addr))
 			ksm_found(batch, KSM_FOUND_KSM, addr);
@@ -294,7 +294,7 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 	 * ones are looked at when we get to them, and found changed in this
 	 * pass rather than in the next.
 	 */
-	if (mapping)
+	if (word && (*word & KSM_WORD_MAPPING))
 		batch->limit = batch->scanned;
 	return ksm_collect_unread(batch, page, addr);
 }
