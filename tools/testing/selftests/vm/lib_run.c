@@ -8,6 +8,7 @@
 #include "ksm_lib.h"
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
+
 double ksm_test_seconds = 60;
 
 /*
