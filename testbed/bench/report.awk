@@ -5,8 +5,8 @@
 function median(name, kernel,	n, i, j, sorted, value)
 {
 	n = count[name, kernel]
-	if (!n || n < rounds)
-		return n ? "-" : ""
+	if (n < rounds)
+		return "-"
 	for (i = 1; i <= n; i++) {
 		value = values[name, kernel, i]
 		for (j = i - 1; j > 0 && sorted[j] > value; j--)
@@ -19,16 +19,17 @@ function median(name, kernel,	n, i, j, sorted, value)
 # Three digits and all that are before the point
 function short(value)
 {
-	if (value == "" || value == "-")
-		return "-"
+	if (value == "-")
+		return value
 	if (value >= 100)
 		return sprintf("%.0f", value)
 	return sprintf("%.3g", value)
 }
 
+# What was not measured is "-" or, if it was not asked for, nothing.
 function divide(a, b)
 {
-	return a == "-" || b == "-" || b == 0 ? "-" : a / b
+	return a == "-" || b == "-" || b == "" || b == 0 ? "-" : a / b
 }
 
 # Whether it holds, and what it says of which number
@@ -43,7 +44,7 @@ function owes(text, name, ratio,	part, value)
 		value = divide(of["ksm", name], of["stock", name])
 	else
 		value = divide(of["ksm", name], of["ksm", substr(part[1], 5)])
-	verdict = value == "-" || value == "" ? "not measured" : \
+	verdict = value == "-" ? "not measured" : \
 		(part[2] == ">=" ? value >= part[3] : value <= part[3]) ? "ok" : "NOT REACHED"
 	return sprintf("owed %s %s %s: %s %s", part[1], part[2], part[3], short(value), verdict)
 }
@@ -72,17 +73,12 @@ file == 1 {
 	line[name] = $0
 	of["stock", name] = median(name, "stock")
 	of["ksm", name] = median(name, "ksm")
-	for (kernel = 1; kernel <= 2; kernel++) {
-		key = kernel == 1 ? "stock" : "ksm"
-		if (of[key, name] == "")
-			of[key, name] = "-"
-	}
 }
 
 END {
 	print "scenario,unit,where,stock,ksm,ratio,better" >csv
 	printf "" >bars
-	printf "Medians of %d rounds, stock and ksm in turn.  ratio: how many times better ksm is", rounds
+	printf "Medians of %d round%s, stock and ksm in turn.  ratio: how many times better ksm is", rounds, rounds == 1 ? "" : "s"
 	print " (ksm/stock where higher is better, stock/ksm where lower is)\n"
 	form = "%-20s %-13s %-7s %12s %12s %9s  %-7s  %s\n"
 	printf form, "scenario", "unit", "where", "stock", "ksm", "ratio", "better", ""
