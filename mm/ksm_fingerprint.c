@@ -36,11 +36,11 @@ static bool __init ksm_cpu_has_crc(void)
 /* Takes and returns 64 bits, of which the high ones are 0. */
 static __always_inline u64 ksm_crc(u64 crc, u64 word)
 {
-	asm("crc32q %1, %0" : "+r" (crc) : ASM_INPUT_RM (word));
+	asm("crc32q %1, %0" : "+r" (crc) : ASM_INPUT_RM(word));
 	return crc;
 }
 #elif defined(CONFIG_ARM64)
-#include <asm/cpufeature.h>
+#include <linux/cpufeature.h>
 
 static bool __init ksm_cpu_has_crc(void)
 {

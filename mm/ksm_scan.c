@@ -176,8 +176,12 @@ static bool ksm_page_has_tags(struct page *page)
  */
 static bool ksm_mm_watches(struct mm_struct *mm)
 {
-	return IS_ENABLED(CONFIG_X86) && migration_entry_supports_ad() &&
-	       !mm_has_notifiers(mm);
+#ifdef CONFIG_MIGRATION
+	/* Migration would lose the mark */
+	if (!migration_entry_supports_ad())
+		return false;
+#endif
+	return IS_ENABLED(CONFIG_X86) && !mm_has_notifiers(mm);
 }
 
 /* Had the page kept still when it was last looked at? */
