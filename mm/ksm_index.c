@@ -14,7 +14,6 @@
  * What is found here is a guess.  Pages are equal when their bytes are, and
  * that is decided in ksm_merge.c, while nobody can write to them.
  */
-#include <linux/log2.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
 #include "internal.h"
@@ -554,7 +553,8 @@ static void ksm_filter_free(struct ksm_filter *filter)
 /* Without memory there is no filter, and every page may become a candidate. */
 static void ksm_filter_renew(struct ksm_filter *filter, unsigned long pages)
 {
-	u32 nr = clamp(pages / KSM_FILTER_PAGES, KSM_FILTER_MIN, U32_MAX);
+	u32 nr = clamp(pages / KSM_FILTER_PAGES, KSM_FILTER_MIN,
+		       INT_MAX / sizeof(u64));
 
 	/* Is the old one about as large? */
 	if (filter->words && filter->nr >= nr && filter->nr <= nr + nr / 8) {

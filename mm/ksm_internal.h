@@ -261,7 +261,7 @@ struct ksm_mapping {
 /* ------------------------------------------------------ objects: scanning */
 
 /* The low bits of a fingerprint are free. */
-#define KSM_FINGERPRINT_SHIFT	12
+#define KSM_FINGERPRINT_SHIFT	14
 
 /*
  * What is remembered of a page fits in 8 bytes.  A word is one of
@@ -269,15 +269,15 @@ struct ksm_mapping {
  * - 0: nothing is known
  * - the address of a struct ksm_mapping with KSM_WORD_MAPPING set: the page
  *   is merged
- * - KSM_WORD_PAGE, the page's fingerprint of the last pass, and how often it
- *   has been looked at to no avail
+ * - KSM_WORD_PAGE, the page's fingerprint of the last pass, in how many passes
+ *   it has been the same, and how often it has been looked at to no avail
  */
 #define KSM_WORD_MAPPING	BIT_ULL(0)
 #define KSM_WORD_PAGE		BIT_ULL(1)
-#define KSM_WORD_UNSHARED	BIT_ULL(2)	/* unchanged, but alone */
+#define KSM_WORD_WATCHED	BIT_ULL(2)	/* its entry was clean when read */
 #define KSM_WORD_AGE		GENMASK_ULL(6, 3)
 #define KSM_WORD_SKIPS		GENMASK_ULL(10, 7)
-#define KSM_WORD_WATCHED	BIT_ULL(11)	/* its entry was clean when read */
+#define KSM_WORD_STILL		GENMASK_ULL(13, 11)	/* passes; alone, if any */
 #define KSM_WORD_FINGERPRINT	GENMASK_ULL(63, KSM_FINGERPRINT_SHIFT)
 
 #define KSM_CHUNK_PAGES		64

@@ -310,6 +310,16 @@ static u64 *ksm_unmerged_word(const struct ksm_spot *spot)
 	return word && (*word & KSM_WORD_PAGE) ? word : NULL;
 }
 
+/*
+ * Merging came to nothing.  The page may have changed, and its entry, cleaned
+ * on the way, does not tell: it is to be read again.
+ */
+static void ksm_doubt(u64 *word)
+{
+	if (*word & KSM_WORD_PAGE)
+		*word &= ~KSM_WORD_WATCHED;
+}
+
 /**
  * ksm_look_again - is a page still what it was when it was found?
  * @spot: where it was; its kmm->lock is held; told where the page is now
@@ -328,8 +338,9 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
 	struct page *page = NULL;
 	struct folio *folio;
 	bool good = false;
+	u64 *word = ksm_unmerged_word(spot);
 
-	if (!ksm_unmerged_word(spot))
+	if (!word)
 		return false;
 	mmap_read_lock(mm);
 	vma = ksm_find_vma(mm, spot->addr);
@@ -346,6 +357,8 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
 		folio_put(folio);
 	}
 	mmap_read_unlock(mm);
+	if (!good)
+		ksm_doubt(word);
 	return good;
 }
 
@@ -422,8 +435,10 @@ out_kfolio:
 	folio_put(kfolio);
 out_mmap:
 	mmap_read_unlock(mm);
-	if (err)
+	if (err) {
 		ksm_free_mapping(mapping);
+		ksm_doubt(word);
+	}
 	return err;
 }
 
@@ -494,6 +509,7 @@ out_mmap:
 out_free:
 	if (err) {
 		ksm_free_mapping(mapping);
+		ksm_doubt(word);
 		if (node)
 			ksm_put_node(node);
 		node = NULL;
@@ -534,7 +550,9 @@ out_target:
 	ksm_put_target(&target);
 	word = ksm_word(spot->kmm, spot->addr, false);
 	trace_ksm_merge_one_page(page_to_pfn(zero), word, mm, err);
-	if (!err && word)
+	if (err && word)
+		ksm_doubt(word);
+	else if (word)
 		ksm_set_word(spot->kmm, word, 0);
 out_mmap:
 	mmap_read_unlock(mm);

@@ -59,7 +59,7 @@ u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create)
 /* Does the word count in pages_unshared? */
 static bool ksm_word_unshared(u64 word)
 {
-	return !(word & KSM_WORD_MAPPING) && (word & KSM_WORD_UNSHARED);
+	return !(word & KSM_WORD_MAPPING) && (word & KSM_WORD_STILL);
 }
 
 /**

@@ -25,6 +25,9 @@
 
 #define KSM_BATCH_PAGES		64
 #define KSM_BATCH_ENTRIES	8192	/* looked at under one mmap_lock */
+#define KSM_STRETCH_SHIFT	(PAGE_SHIFT + 5) /* under one page table lock */
+#define KSM_WATCH_PASSES	6	/* for which pages must have kept still */
+#define KSM_WATCH_PAGES		16	/* for which a TLB flush is worth while */
 #define KSM_READ_PASSES		32	/* in one of which a page is read anyway */
 
 /**
@@ -57,6 +60,7 @@ enum ksm_found_kind {
  * @pfn: its number
  * @nid: its NUMA node
  * @watched: a write to the page, after it has been read, marks its entry
+ * @dirty: for this, its entry would have to be cleaned
  * @fingerprint: of its content
  */
 struct ksm_found {
@@ -66,6 +70,7 @@ struct ksm_found {
 	unsigned long pfn;
 	int nid;
 	bool watched;
+	bool dirty;
 	u64 fingerprint;
 };
 
@@ -111,6 +116,7 @@ static struct ksm_found *ksm_found(struct ksm_batch *batch,
 	found->addr = addr;
 	found->page = NULL;
 	found->watched = false;
+	found->dirty = false;
 	return found;
 }
 
@@ -157,7 +163,7 @@ static bool ksm_page_has_tags(struct page *page)
 
 /*
  * Where the processor marks the entry when somebody writes to a page, a page
- * that has kept still for two passes is watched: ksmd cleans the entry before it
+ * that has kept still for some passes is watched: ksmd cleans the entry before it
  * reads the page once more, and for as long as the entry is clean there is no
  * need to read it again.  The folio must be told that it is dirty, or reclaim
  * takes it for clean.
@@ -165,8 +171,10 @@ static bool ksm_page_has_tags(struct page *page)
  * The TLB must be flushed before the page table lock is let go.  A processor
  * that still takes the entry for a dirty one writes without marking it, and
  * reclaim, which goes by the mark, then writes the page out before that
- * processor has stopped writing to it (set_tlb_ubc_flush_pending()).  That
- * pages which change all the time are not watched spares them the flush.
+ * processor has stopped writing to it (set_tlb_ubc_flush_pending()).  The flush
+ * costs those who use the memory more than reading a page costs ksmd: so pages
+ * are watched where all that is read of a stretch keeps still, and several at a
+ * time, or else when it is time to read the stretch anyway.
  *
  * What devices, a virtual machine or the kernel itself write leaves no mark in
  * the entry: hence no pinned pages and no mm with secondary MMUs.  And another
@@ -184,23 +192,18 @@ static bool ksm_mm_watches(struct mm_struct *mm)
 	return IS_ENABLED(CONFIG_X86) && !mm_has_notifiers(mm);
 }
 
-/* Had the page kept still when it was last looked at? */
-static bool ksm_page_still(const u64 *word)
+/* For how many passes had the page kept still when it was last read? */
+static unsigned int ksm_page_still(const u64 *word)
 {
-	return word && (*word & KSM_WORD_PAGE) && (*word & KSM_WORD_UNSHARED);
-}
-
-static void ksm_watch_pte(struct vm_area_struct *vma, unsigned long addr,
-			  pte_t *ptep, struct folio *folio)
-{
-	clear_young_dirty_ptes(vma, addr, ptep, 1, CYDP_CLEAR_DIRTY);
-	folio_mark_dirty(folio);
+	if (!word || !(*word & KSM_WORD_PAGE))
+		return 0;
+	return FIELD_GET(KSM_WORD_STILL, *word);
 }
 
 /* Is it time to read a page that is watched?  In one pass of 32 or so it is. */
 static bool ksm_page_due(struct ksm_batch *batch, unsigned long addr, u64 word)
 {
-	unsigned int due = ((addr >> PAGE_SHIFT) + batch->turn) %
+	unsigned int due = ((addr >> KSM_STRETCH_SHIFT) + batch->turn) %
 			   KSM_READ_PASSES, skips = 0;
 
 	/* The more of them it misses, the more of the others will do */
@@ -213,7 +216,7 @@ static bool ksm_page_due(struct ksm_batch *batch, unsigned long addr, u64 word)
 static bool ksm_page_known(struct ksm_batch *batch, struct folio *folio,
 			   unsigned long addr, const u64 *word)
 {
-	return word && (*word & KSM_WORD_PAGE) && (*word & KSM_WORD_WATCHED) &&
+	return ksm_page_still(word) && (*word & KSM_WORD_WATCHED) &&
 	       !folio_maybe_dma_pinned(folio) &&
 	       !ksm_page_due(batch, addr, *word);
 }
@@ -351,41 +354,78 @@ unlock:
 	return ksm_batch_full(batch);
 }
 
-/* An entry, under the page table lock.  Returns whether it had to be cleaned. */
-static bool ksm_collect_pte(struct ksm_batch *batch, struct vm_area_struct *vma,
-			    pte_t *ptep, unsigned long addr, u64 *word)
+/* An entry, under the page table lock. */
+static void ksm_collect_pte(struct ksm_batch *batch, struct vm_area_struct *vma,
+			    pte_t pte, unsigned long addr, u64 *word)
 {
-	pte_t pte = ptep_get(ptep);
 	bool clean = batch->watches && !pte_dirty(pte);
 	struct ksm_found *found;
-	struct folio *folio;
 	struct page *page;
 
 	batch->entries++;
 	if (!pte_present(pte)) {
 		ksm_collect_nothing(batch, pte, addr, word);
-		return false;
+		return;
 	}
 	page = vm_normal_page(vma, addr, pte);
 	found = ksm_collect_page(batch, vma, page, addr, word, clean);
-	if (!found || !batch->watches)
-		return false;
-	folio = page_folio(page);
-	found->watched = (clean || ksm_page_still(word)) &&
-			 !folio_maybe_dma_pinned(folio);
-	if (clean || !found->watched)
-		return false;
-	ksm_watch_pte(vma, addr, ptep, folio);
-	return true;
+	if (!found || !batch->watches ||
+	    folio_maybe_dma_pinned(page_folio(page)))
+		return;
+	found->watched = clean;
+	found->dirty = !clean && ksm_page_still(word) >= KSM_WATCH_PASSES &&
+		       !(*word & KSM_WORD_WATCHED);
 }
 
-/* The entries that one chunk remembers, or some of them. */
-static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
-			     struct vm_area_struct *vma, unsigned long addr,
-			     unsigned long end)
+/* How many entries of a stretch to clean, if it were to be watched? */
+static unsigned int ksm_stretch_dirty(struct ksm_batch *batch,
+				      struct ksm_found *found)
 {
+	unsigned int dirty = 0;
+
+	for (; found < batch->found + batch->nr; found++) {
+		if (found->kind != KSM_FOUND_PAGE)
+			continue;
+		/* Written to lately, or pinned */
+		if (!found->watched && !found->dirty)
+			return 0;
+		dirty += found->dirty;
+	}
+	return dirty;
+}
+
+/* Clean those entries of a stretch that should be; @ptep is that of @addr. */
+static void ksm_watch_stretch(struct ksm_batch *batch,
+			      struct vm_area_struct *vma, pte_t *ptep,
+			      unsigned long addr, struct ksm_found *found)
+{
+	unsigned long end = addr;
+
+	for (; found < batch->found + batch->nr; found++) {
+		if (!found->dirty)
+			continue;
+		end = found->addr + PAGE_SIZE;
+		clear_young_dirty_ptes(vma, found->addr, ptep +
+				       ((found->addr - addr) >> PAGE_SHIFT), 1,
+				       CYDP_CLEAR_DIRTY);
+		folio_mark_dirty(page_folio(found->page));
+		found->watched = true;
+	}
+	flush_tlb_range(vma, addr, end);
+}
+
+/*
+ * A few entries, all of them of one chunk.  ksmd may do little else than this,
+ * where pages are known, and a fault waits for the page table lock so long.
+ */
+static int ksm_collect_stretch(struct ksm_batch *batch, pmd_t *pmdp,
+			       struct vm_area_struct *vma, unsigned long addr,
+			       unsigned long end)
+{
+	struct ksm_found *found = batch->found + batch->nr;
 	u64 *word = ksm_word(batch->kmm, addr, false);
-	unsigned long first = addr, cleaned = 0;
+	unsigned long first = addr;
+	unsigned int dirty;
 	pte_t *start, *ptep;
 	spinlock_t *ptl;	/* of the page table */
 
@@ -396,13 +436,14 @@ static int ksm_collect_chunk(struct ksm_batch *batch, pmd_t *pmdp,
 	}
 	for (ptep = start; addr < end && !ksm_batch_full(batch);
 	     ptep++, addr += PAGE_SIZE) {
-		if (ksm_collect_pte(batch, vma, ptep, addr, word))
-			cleaned = addr + PAGE_SIZE;
+		ksm_collect_pte(batch, vma, ptep_get(ptep), addr, word);
 		if (word)
 			word++;
 	}
-	if (cleaned)
-		flush_tlb_range(vma, first, cleaned);
+	dirty = ksm_stretch_dirty(batch, found);
+	if (dirty >= KSM_WATCH_PAGES ||
+	    (dirty && ksm_page_due(batch, first, 0)))
+		ksm_watch_stretch(batch, vma, start, first, found);
 	pte_unmap_unlock(start, ptl);
 	batch->next = addr;
 	return ksm_batch_full(batch);
@@ -413,7 +454,7 @@ static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
 {
 	struct ksm_batch *batch = walk->private;
 	pmd_t pmd = pmdp_get_lockless(pmdp);
-	unsigned long chunk_end;
+	unsigned long stop;
 
 	cond_resched();
 	if (!pmd_present(pmd)) {
@@ -423,9 +464,9 @@ static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
 	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && pmd_leaf(pmd))
 		return ksm_collect_huge(batch, pmdp, walk->vma, addr, end);
 
-	for (; addr < end; addr = chunk_end) {
-		chunk_end = min(end - 1, addr | (BIT(KSM_CHUNK_SHIFT) - 1)) + 1;
-		if (ksm_collect_chunk(batch, pmdp, walk->vma, addr, chunk_end))
+	for (; addr < end; addr = stop) {
+		stop = min(end - 1, addr | (BIT(KSM_STRETCH_SHIFT) - 1)) + 1;
+		if (ksm_collect_stretch(batch, pmdp, walk->vma, addr, stop))
 			return 1;
 	}
 	return 0;
@@ -551,9 +592,9 @@ static void ksm_fingerprint_batch(struct ksm_batch *batch)
 
 /* ------------------------------------------------------- what to do with a page */
 
-/* Is it like a KSM page?  Then map that.  -ENOENT if there is none. */
-static int ksm_try_stable(const struct ksm_spot *spot,
-			  const struct ksm_key *key)
+/* Is it like a KSM page?  Then map that. */
+static bool ksm_try_stable(const struct ksm_spot *spot,
+			   const struct ksm_key *key)
 {
 	struct ksm_stable_node *node;
 	int err = -ESTALE, tries = 3;
@@ -562,11 +603,11 @@ static int ksm_try_stable(const struct ksm_spot *spot,
 	while ((err == -ESTALE || err == -ENOSPC) && tries--) {
 		node = ksm_index_find(key);
 		if (!node)
-			return -ENOENT;
+			return false;
 		err = ksm_merge(spot, node);
 		ksm_put_node(node);
 	}
-	return err;
+	return !err;
 }
 
 /* What becomes of the candidate that a page looks like. */
@@ -635,44 +676,31 @@ static enum ksm_met ksm_try_candidate(const struct ksm_spot *spot,
 	return met;
 }
 
-/*
- * A page that has not changed since the last pass.  Returns false if there was
- * something to merge it with, and that came to nothing.
- */
-static bool ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
+/* A page that has not changed since the last pass. */
+static void ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
 {
 	enum ksm_met met = KSM_MET_REPLACE;
 	struct ksm_spot theirs;
 	struct ksm_key key;
-	bool good = true;
-	int err;
 
 	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
-	    ksm_is_zero_fingerprint(found->fingerprint)) {
-		if (!ksm_merge_zero(spot, found->fingerprint))
-			return true;
-		good = false;
-	}
+	    ksm_is_zero_fingerprint(found->fingerprint) &&
+	    !ksm_merge_zero(spot, found->fingerprint))
+		return;
 
 	key = ksm_make_key(found->fingerprint, found->nid);
-	err = ksm_try_stable(spot, &key);
-	if (!err)
-		return true;
-	if (err != -ENOENT)
-		good = false;
+	if (ksm_try_stable(spot, &key))
+		return;
 	if (!ksm_seen_twice(found->fingerprint))
-		return good;
+		return;
 	if (ksm_candidate_find(&key, &theirs)) {
 		met = ksm_try_candidate(spot, &theirs, found->fingerprint);
 		ksm_put_mm(theirs.kmm);
-		if (met != KSM_MET_DROP)
-			good = false;
 	}
 	if (met == KSM_MET_DROP)
 		ksm_candidate_drop(&key);
 	else if (met == KSM_MET_REPLACE)
 		ksm_candidate_set(&key, spot);
-	return good;
 }
 
 /*
@@ -698,7 +726,7 @@ static void ksm_scan_page(const struct ksm_spot *spot, struct ksm_found *found)
 	u64 *word = ksm_word(kmm, found->addr, true);
 	u64 last, fingerprint = found->fingerprint;
 	struct ksm_mapping *mapping;
-	bool unchanged;
+	unsigned long still = 0;
 
 	if (!word)
 		return;
@@ -711,13 +739,18 @@ static void ksm_scan_page(const struct ksm_spot *spot, struct ksm_found *found)
 		return;
 	}
 
-	unchanged = (last & KSM_WORD_PAGE) &&
-		    (last & KSM_WORD_FINGERPRINT) == fingerprint;
+	if ((last & KSM_WORD_PAGE) &&
+	    (last & KSM_WORD_FINGERPRINT) == fingerprint)
+		still = min(FIELD_GET(KSM_WORD_STILL, last) + 1,
+			    FIELD_MAX(KSM_WORD_STILL));
+	/* Its entry was clean and is not: that it is the same says little */
+	if (still && (last & KSM_WORD_WATCHED) && !found->watched)
+		still = 1;
 	ksm_set_word(kmm, word, fingerprint | KSM_WORD_PAGE |
-				(unchanged ? KSM_WORD_UNSHARED : 0) |
+				FIELD_PREP(KSM_WORD_STILL, still) |
 				(found->watched ? KSM_WORD_WATCHED : 0) |
 				(last & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
-	if (unchanged)
+	if (still)
 		ksm_try_merge(spot, found);
 }
 
@@ -754,10 +787,8 @@ static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 		return;
 	switch (found->kind) {
 	case KSM_FOUND_KNOWN:
-		/* If that comes to nothing the page may have changed: read it */
-		if ((*word & KSM_WORD_PAGE) && !ksm_try_merge(&spot, found) &&
-		    (*word & KSM_WORD_PAGE))
-			*word &= ~KSM_WORD_WATCHED;
+		if (*word & KSM_WORD_PAGE)
+			ksm_try_merge(&spot, found);
 		break;
 	case KSM_FOUND_KSM:
 		if (ksm_drop_word(kmm, word, KSM_DROP_TRY))

@@ -16,7 +16,7 @@ static void not_read_again(void)
 	long unchanged, scanned;
 
 	CHECK(ksm_has("pages_unchanged"));
-	ksm_scan(3);
+	ksm_scan(12);
 	ksm_set("run", 0);
 	unchanged = ksm_get("pages_unchanged");
 	scanned = ksm_get("pages_scanned");
@@ -35,6 +35,9 @@ static void not_read_again(void)
 	unchanged = ksm_get("pages_unchanged");
 	ksm_one_pass();
 	CHECK_EQ(ksm_get("pages_unchanged"), unchanged);
+	for (int pass = 0; pass < 12; pass++)
+		ksm_one_pass();
+	unchanged = ksm_get("pages_unchanged");
 	ksm_one_pass();
 	CHECK_GE(ksm_get("pages_unchanged"), unchanged + NR * 3 / 4);
 	VERIFY(area, NR, 1000, NR);
