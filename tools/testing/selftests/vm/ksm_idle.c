@@ -107,7 +107,7 @@ static void written_after_free(void)
 	ksm_scan(3);
 	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_FREE));
 	fill_area(area, NR, 8000, NR);
-	ksm_scan(3);
+	ksm_scan(12);	/* as many as it takes until the note is taken */
 	ksm_set("run", 0);
 	memcg_swap_out(area, NR);
 	VERIFY(area, NR, 8000, NR);
