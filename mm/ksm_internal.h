@@ -383,6 +383,84 @@ void ksm_put_mm(struct ksm_mm *kmm);
 bool ksm_mm_dying(struct mm_struct *mm);
 struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
 
+/* ------------------- ksm_collect.c, ksm_match.c: pages of a batch */
+
+#define KSM_BATCH_PAGES		64
+
+/**
+ * enum ksm_found_kind - what a batch is to do about a page
+ * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
+ *	fingerprinted
+ * @KSM_FOUND_KNOWN: an anonymous page that was not read, because nobody has
+ *	written to it or because smart scan leaves it alone, but that another
+ *	may be like, by what is remembered of it
+ * @KSM_FOUND_KSM: a KSM page there is no right record for
+ * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
+ * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
+ * @KSM_FOUND_GONE: no page of ours any more
+ */
+enum ksm_found_kind {
+	KSM_FOUND_PAGE,
+	KSM_FOUND_KNOWN,
+	KSM_FOUND_KSM,
+	KSM_FOUND_FOLD,
+	KSM_FOUND_SWAPPED,
+	KSM_FOUND_GONE,
+};
+
+/**
+ * struct ksm_found - a page of a batch
+ * @addr: where it was found
+ * @kind: what it is
+ * @page: the page of KSM_FOUND_PAGE, as long as the batch holds it; the rest
+ *	is for that and KSM_FOUND_KNOWN
+ * @pfn: its number
+ * @nid: its NUMA node
+ * @watched: a write to the page, after it has been read, marks its entry
+ * @dirty: for this, its entry would have to be cleaned
+ * @fingerprint: of its content
+ */
+struct ksm_found {
+	unsigned long addr;
+	enum ksm_found_kind kind;
+	struct page *page;
+	unsigned long pfn;
+	int nid;
+	bool watched;
+	bool dirty;
+	u64 fingerprint;
+};
+
+/**
+ * struct ksm_batch - some pages of one mm
+ * @kmm: the mm
+ * @watches: clean entries tell which pages nobody has written to
+ * @turn: number of the pass; pages take turns in being read anyway
+ * @nr: how many of @found are used
+ * @entries: page table entries looked at
+ * @scanned: pages that count as scanned
+ * @unchanged: of these, those that are known without being read
+ * @limit: how many of them are enough
+ * @next: address at which the next batch begins
+ * @found: the pages
+ */
+struct ksm_batch {
+	struct ksm_mm *kmm;
+	bool watches;
+	unsigned long turn;
+	unsigned int nr;
+	unsigned int entries;
+	unsigned int scanned;
+	unsigned int unchanged;
+	unsigned int limit;
+	unsigned long next;
+	struct ksm_found found[KSM_BATCH_PAGES];
+};
+
+bool ksm_collect(struct ksm_batch *batch);
+void ksm_fingerprint_batch(struct ksm_batch *batch);
+void ksm_process_batch(struct ksm_batch *batch);
+
 /* --------------------------------------------------- ksm_scan.c: ksmd */
 
 int ksm_scan_init(void);

@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KSM: collecting the pages of a batch.
+ *
+ * Page tables are walked under mmap_lock, and under each page table's lock for
+ * a few entries at a time, so that no fault waits for long.  Pages that are to
+ * be read are held by a reference until that is done; what needs not be read is
+ * only counted, unless it looks like another page.
+ */
+#include <linux/bitfield.h>
+#include <linux/hugetlb.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/swapops.h>
+#include "internal.h"
+#include "ksm_internal.h"
+
+#define KSM_BATCH_ENTRIES	8192	/* looked at under one mmap_lock */
+#define KSM_STRETCH_SHIFT	(PAGE_SHIFT + 5) /* under one page table lock */
+#define KSM_WATCH_PASSES	6	/* for which pages must have kept still */
+#define KSM_WATCH_PAGES		16	/* for which a TLB flush is worth while */
+#define KSM_READ_PASSES		32	/* in one of which a page is read anyway */
+
+static bool ksm_batch_full(struct ksm_batch *batch)
+{
+	return batch->nr == KSM_BATCH_PAGES ||
+	       batch->scanned >= batch->limit ||
+	       batch->entries >= KSM_BATCH_ENTRIES;
+}
+
+static struct ksm_found *ksm_found(struct ksm_batch *batch,
+				   enum ksm_found_kind kind, unsigned long addr)
+{
+	struct ksm_found *found = &batch->found[batch->nr++];
+
+	found->kind = kind;
+	found->addr = addr;
+	found->page = NULL;
+	found->watched = false;
+	found->dirty = false;
+	return found;
+}
+
+/* For how many passes a page is left alone that has failed to merge so often. */
+static unsigned int ksm_skips_for_age(unsigned int age)
+{
+	static const u8 skips[] = { 1, 1, 1, 1, 2, 2, 4, 4, 4 };
+
+	return age < ARRAY_SIZE(skips) ? skips[age] : 8;
+}
+
+/* Smart scan: is it this page's turn to be left alone?  Counts its visits. */
+static bool ksm_skip_page(u64 *word)
+{
+	unsigned int age, skips;
+	bool skip = false;
+
+	if (!READ_ONCE(ksm_knobs.smart_scan) || !(*word & KSM_WORD_PAGE))
+		return false;
+
+	age = FIELD_GET(KSM_WORD_AGE, *word);
+	skips = FIELD_GET(KSM_WORD_SKIPS, *word);
+	if (age >= 3) {
+		skip = skips;
+		skips = skip ? skips - 1 : ksm_skips_for_age(age);
+	}
+	if (age < FIELD_MAX(KSM_WORD_AGE))
+		age++;
+	*word &= ~(KSM_WORD_AGE | KSM_WORD_SKIPS);
+	*word |= FIELD_PREP(KSM_WORD_AGE, age) |
+		 FIELD_PREP(KSM_WORD_SKIPS, skips);
+	return skip;
+}
+
+/* Does a page have tags beside its content, which merging it would lose? */
+static bool ksm_page_has_tags(struct page *page)
+{
+#ifdef CONFIG_ARM64_MTE
+	return page_mte_tagged(page);
+#else
+	return false;
+#endif
+}
+
+/*
+ * Where the processor marks the entry when somebody writes to a page, a page
+ * that has kept still for some passes is watched: ksmd cleans the entry before it
+ * reads the page once more, and for as long as the entry is clean there is no
+ * need to read it again.  The folio must be told that it is dirty, or reclaim
+ * takes it for clean.
+ *
+ * The TLB must be flushed before the page table lock is let go.  A processor
+ * that still takes the entry for a dirty one writes without marking it, and
+ * reclaim, which goes by the mark, then writes the page out before that
+ * processor has stopped writing to it (set_tlb_ubc_flush_pending()).  The flush
+ * costs those who use the memory more than reading a page costs ksmd: so pages
+ * are watched where all that is read of a stretch keeps still, and several at a
+ * time, or else when it is time to read the stretch anyway.
+ *
+ * What devices, a virtual machine or the kernel itself write leaves no mark in
+ * the entry: hence no pinned pages and no mm with secondary MMUs.  And another
+ * page may have come to the address, with a clean entry, by mremap() or from
+ * swap.  So every page is read now and then all the same.  To miss a change for
+ * so long delays a merge, and no more.
+ */
+static bool ksm_mm_watches(struct mm_struct *mm)
+{
+#ifdef CONFIG_MIGRATION
+	/* Migration would lose the mark */
+	if (!migration_entry_supports_ad())
+		return false;
+#endif
+	return IS_ENABLED(CONFIG_X86) && !mm_has_notifiers(mm);
+}
+
+/* For how many passes had the page kept still when it was last read? */
+static unsigned int ksm_page_still(const u64 *word)
+{
+	if (!word || !(*word & KSM_WORD_PAGE))
+		return 0;
+	return FIELD_GET(KSM_WORD_STILL, *word);
+}
+
+/* Is it time to read a page that is watched?  In one pass of 32 or so it is. */
+static bool ksm_page_due(struct ksm_batch *batch, unsigned long addr, u64 word)
+{
+	unsigned int due = ((addr >> KSM_STRETCH_SHIFT) + batch->turn) %
+			   KSM_READ_PASSES, skips = 0;
+
+	/* The more of them it misses, the more of the others will do */
+	if (READ_ONCE(ksm_knobs.smart_scan))
+		skips = ksm_skips_for_age(FIELD_GET(KSM_WORD_AGE, word));
+	return due <= skips;
+}
+
+/* The entry is clean; is the page what the word says? */
+static bool ksm_page_known(struct ksm_batch *batch, struct folio *folio,
+			   unsigned long addr, const u64 *word)
+{
+	return ksm_page_still(word) && (*word & KSM_WORD_WATCHED) &&
+	       !folio_maybe_dma_pinned(folio) &&
+	       !ksm_page_due(batch, addr, *word);
+}
+
+/*
+ * A page that is not read.  Only if there may be something for it to be merged
+ * with it is looked at more closely.
+ */
+static void ksm_collect_known(struct ksm_batch *batch, struct page *page,
+			      unsigned long addr, u64 word)
+{
+	u64 fingerprint = word & KSM_WORD_FINGERPRINT;
+	struct ksm_found *found;
+
+	if (!ksm_seen(fingerprint) &&
+	    !(READ_ONCE(ksm_knobs.use_zero_pages) &&
+	      ksm_is_zero_fingerprint(fingerprint)))
+		return;
+	found = ksm_found(batch, KSM_FOUND_KNOWN, addr);
+	found->fingerprint = fingerprint;
+	found->pfn = page_to_pfn(page);
+	found->nid = page_to_nid(page);
+}
+
+/* A page that is to be read. */
+static struct ksm_found *ksm_collect_unread(struct ksm_batch *batch,
+					    struct page *page,
+					    unsigned long addr)
+{
+	struct ksm_found *found = ksm_found(batch, KSM_FOUND_PAGE, addr);
+
+	get_page(page);
+	found->page = page;
+	found->pfn = page_to_pfn(page);
+	found->nid = page_to_nid(page);
+	return found;
+}
+
+/*
+ * A present page, under the page table lock; @clean if its entry says that
+ * nobody has written to it.  Returns what was found if the page is to be read.
+ */
+static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
+					  struct vm_area_struct *vma,
+					  struct page *page, unsigned long addr,
+					  u64 *word, bool clean)
+{
+	struct folio *folio = page ? page_folio(page) : NULL;
+	struct ksm_mapping *mapping;
+
+	if (!folio || !folio_test_anon(folio) || folio_is_zone_device(folio) ||
+	    PageHWPoison(page) || ksm_page_has_tags(page)) {
+		if (word && *word)
+			ksm_found(batch, KSM_FOUND_GONE, addr);
+		return NULL;
+	}
+
+	if (word && !folio_test_ksm(folio) && ksm_skip_page(word)) {
+		atomic_long_inc(&ksm_counters.skipped);
+		ksm_collect_known(batch, page, addr, *word);
+		return NULL;
+	}
+
+	batch->scanned++;
+	if (folio_test_ksm(folio)) {
+		mapping = word ? ksm_word_mapping(*word) : NULL;
+		if (!mapping || mapping->node != folio_stable_node(folio) ||
+		    !ksm_mapping_fits(mapping, vma, addr))
+			ksm_found(batch, KSM_FOUND_KSM, addr);
+		else if (ksm_folding(mapping->node))
+			ksm_found(batch, KSM_FOUND_FOLD, addr);
+		return NULL;
+	}
+	if (clean && ksm_page_known(batch, folio, addr, word)) {
+		batch->unchanged++;
+		ksm_collect_known(batch, page, addr, *word);
+		return NULL;
+	}
+
+	/*
+	 * Somebody is writing to merged pages.  End the batch, so that the next
+	 * ones are looked at when we get to them, and found changed in this
+	 * pass rather than in the next.
+	 */
+	if (word && (*word & KSM_WORD_MAPPING))
+		batch->limit = batch->scanned;
+	return ksm_collect_unread(batch, page, addr);
+}
+
+/* An entry without a page, under the page table lock. */
+static void ksm_collect_nothing(struct ksm_batch *batch, pte_t pte,
+				unsigned long addr, u64 *word)
+{
+	enum ksm_found_kind kind = KSM_FOUND_GONE;
+
+	if (!word || !*word)
+		return;
+	if (!pte_none(pte)) {
+		swp_entry_t entry = pte_to_swp_entry(pte);
+
+		/* The page is on its way, and the mapping will be back */
+		if (is_migration_entry(entry))
+			return;
+		/* It may come back from the swap cache as the same KSM page */
+		if (!non_swap_entry(entry) && (*word & KSM_WORD_MAPPING))
+			kind = KSM_FOUND_SWAPPED;
+	}
+	ksm_found(batch, kind, addr);
+}
+
+static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
+			    struct vm_area_struct *vma, unsigned long addr,
+			    unsigned long end)
+{
+	struct page *page;
+	spinlock_t *ptl;	/* of the page table */
+	pmd_t pmd;
+
+	ptl = pmd_lock(vma->vm_mm, pmdp);
+	pmd = pmdp_get(pmdp);
+	/* Not huge any more, or being migrated: the next pass will see */
+	if (!pmd_present(pmd) || !pmd_leaf(pmd))
+		goto unlock;
+	page = vm_normal_page_pmd(vma, addr & PMD_MASK, pmd);
+	for (; addr < end && !ksm_batch_full(batch); addr += PAGE_SIZE) {
+		batch->entries++;
+		ksm_collect_page(batch, vma, page ? page +
+				 ((addr & ~PMD_MASK) >> PAGE_SHIFT) : NULL,
+				 addr, ksm_word(batch->kmm, addr, false), false);
+	}
+	end = addr;
+unlock:
+	spin_unlock(ptl);
+	batch->next = end;
+	return ksm_batch_full(batch);
+}
+
+/* An entry, under the page table lock. */
+static void ksm_collect_pte(struct ksm_batch *batch, struct vm_area_struct *vma,
+			    pte_t pte, unsigned long addr, u64 *word)
+{
+	bool clean = batch->watches && !pte_dirty(pte);
+	struct ksm_found *found;
+	struct page *page;
+
+	batch->entries++;
+	if (!pte_present(pte)) {
+		ksm_collect_nothing(batch, pte, addr, word);
+		return;
+	}
+	page = vm_normal_page(vma, addr, pte);
+	found = ksm_collect_page(batch, vma, page, addr, word, clean);
+	if (!found || !batch->watches ||
+	    folio_maybe_dma_pinned(page_folio(page)))
+		return;
+	found->watched = clean;
+	found->dirty = !clean && ksm_page_still(word) >= KSM_WATCH_PASSES &&
+		       !(*word & KSM_WORD_WATCHED);
+}
+
+/* How many entries of a stretch to clean, if it were to be watched? */
+static unsigned int ksm_stretch_dirty(struct ksm_batch *batch,
+				      struct ksm_found *found)
+{
+	unsigned int dirty = 0;
+
+	for (; found < batch->found + batch->nr; found++) {
+		if (found->kind != KSM_FOUND_PAGE)
+			continue;
+		/* Written to lately, or pinned */
+		if (!found->watched && !found->dirty)
+			return 0;
+		dirty += found->dirty;
+	}
+	return dirty;
+}
+
+/* Clean those entries of a stretch that should be; @ptep is that of @addr. */
+static void ksm_watch_stretch(struct ksm_batch *batch,
+			      struct vm_area_struct *vma, pte_t *ptep,
+			      unsigned long addr, struct ksm_found *found)
+{
+	unsigned long end = addr;
+
+	for (; found < batch->found + batch->nr; found++) {
+		if (!found->dirty)
+			continue;
+		end = found->addr + PAGE_SIZE;
+		clear_young_dirty_ptes(vma, found->addr, ptep +
+				       ((found->addr - addr) >> PAGE_SHIFT), 1,
+				       CYDP_CLEAR_DIRTY);
+		folio_mark_dirty(page_folio(found->page));
+		found->watched = true;
+	}
+	flush_tlb_range(vma, addr, end);
+}
+
+/*
+ * A few entries, all of them of one chunk.  ksmd may do little else than this,
+ * where pages are known, and a fault waits for the page table lock so long.
+ */
+static int ksm_collect_stretch(struct ksm_batch *batch, pmd_t *pmdp,
+			       struct vm_area_struct *vma, unsigned long addr,
+			       unsigned long end)
+{
+	struct ksm_found *found = batch->found + batch->nr;
+	u64 *word = ksm_word(batch->kmm, addr, false);
+	unsigned long first = addr;
+	unsigned int dirty;
+	pte_t *start, *ptep;
+	spinlock_t *ptl;	/* of the page table */
+
+	start = pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl);
+	if (!start) {
+		batch->next = end;
+		return 0;
+	}
+	for (ptep = start; addr < end && !ksm_batch_full(batch);
+	     ptep++, addr += PAGE_SIZE) {
+		ksm_collect_pte(batch, vma, ptep_get(ptep), addr, word);
+		if (word)
+			word++;
+	}
+	dirty = ksm_stretch_dirty(batch, found);
+	if (dirty >= KSM_WATCH_PAGES ||
+	    (dirty && ksm_page_due(batch, first, 0)))
+		ksm_watch_stretch(batch, vma, start, first, found);
+	pte_unmap_unlock(start, ptl);
+	batch->next = addr;
+	return ksm_batch_full(batch);
+}
+
+static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
+			   struct mm_walk *walk)
+{
+	struct ksm_batch *batch = walk->private;
+	pmd_t pmd = pmdp_get_lockless(pmdp);
+	unsigned long stop;
+
+	cond_resched();
+	if (!pmd_present(pmd)) {
+		batch->next = end;
+		return 0;
+	}
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && pmd_leaf(pmd))
+		return ksm_collect_huge(batch, pmdp, walk->vma, addr, end);
+
+	for (; addr < end; addr = stop) {
+		stop = min(end - 1, addr | (BIT(KSM_STRETCH_SHIFT) - 1)) + 1;
+		if (ksm_collect_stretch(batch, pmdp, walk->vma, addr, stop))
+			return 1;
+	}
+	return 0;
+}
+
+/*
+ * There are no pages from batch->next to @end: forget those that there were.
+ * That takes a while, so a batch of pages ends here, and the next one begins
+ * with it.  Returns whether there is more.
+ */
+static bool ksm_collect_gap(struct ksm_batch *batch, unsigned long end)
+{
+	unsigned int looks, left;
+
+	if (ksm_remembers(batch->kmm, batch->next, end)) {
+		if (batch->nr || ksm_batch_full(batch))
+			return true;
+		looks = KSM_BATCH_ENTRIES - batch->entries;
+		left = looks;
+		batch->next = ksm_forget(batch->kmm, batch->next, end,
+					 KSM_DROP_TRY, &left);
+		batch->entries += looks - left;
+		if (batch->next < end)
+			return true;
+	}
+	batch->next = max(end, batch->next);
+	return false;
+}
+
+static int ksm_collect_hole(unsigned long addr, unsigned long end, int depth,
+			    struct mm_walk *walk)
+{
+	struct ksm_batch *batch = walk->private;
+
+	batch->next = addr;
+	return ksm_collect_gap(batch, end);
+}
+
+static const struct mm_walk_ops ksm_collect_ops = {
+	.pmd_entry = ksm_collect_pmd,
+	.pte_hole = ksm_collect_hole,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+/* One area.  Returns whether the batch is full. */
+static bool ksm_collect_vma(struct ksm_batch *batch, struct vm_area_struct *vma)
+{
+	unsigned int first = batch->nr;
+	bool full;
+
+	full = walk_page_range_vma(vma, batch->next, vma->vm_end,
+				   &ksm_collect_ops, batch);
+	for (; first < batch->nr; first++) {
+		struct ksm_found *found = &batch->found[first];
+
+		if (!found->page)
+			continue;
+		flush_anon_page(vma, found->page, found->addr);
+		flush_dcache_page(found->page);
+	}
+	return full;
+}
+
+/**
+ * ksm_collect - the next pages of an mm
+ * @batch: of which mm, and how many; gets the pages
+ *
+ * What is remembered of pages that have gone since the last pass is forgotten.
+ *
+ * Context: the mm's kmm->lock held; may sleep.
+ * Return: true if there are more.
+ */
+bool ksm_collect(struct ksm_batch *batch)
+{
+	struct ksm_mm *kmm = batch->kmm;
+	struct mm_struct *mm = kmm->mm;
+	bool from_start = !kmm->scan_addr;
+	bool mergeable = false;
+	struct vm_area_struct *vma;
+	struct vma_iterator vmi;
+	bool more = false;
+
+	batch->next = kmm->scan_addr;
+	mmap_read_lock(mm);
+	if (ksm_mm_dying(mm))
+		goto unlock;
+
+	batch->watches = ksm_mm_watches(mm);
+	vma_iter_init(&vmi, mm, kmm->scan_addr);
+	for_each_vma(vmi, vma) {
+		if (!(vma->vm_flags & VM_MERGEABLE))
+			continue;
+		mergeable = true;
+		if (!vma->anon_vma)
+			continue;
+		cond_resched();
+		more = ksm_batch_full(batch);
+		if (more)
+			goto unlock;
+		more = ksm_collect_gap(batch, vma->vm_start);
+		if (more)
+			goto unlock;
+		more = ksm_collect_vma(batch, vma) && batch->next < vma->vm_end;
+		if (more)
+			goto unlock;
+		batch->next = vma->vm_end;
+	}
+	more = ksm_collect_gap(batch, ULONG_MAX);
+	if (from_start && !more && !mergeable && xa_empty(&kmm->chunks))
+		ksm_unregister(kmm);
+unlock:
+	kmm->scan_addr = more ? batch->next : 0;
+	mmap_read_unlock(mm);
+	return more;
+}
+
+/**
+ * ksm_fingerprint_batch - read the pages of a batch, and let them go
+ * @batch: collected
+ *
+ * Context: may sleep; no lock is needed.
+ */
+void ksm_fingerprint_batch(struct ksm_batch *batch)
+{
+	struct ksm_found *found;
+
+	for (found = batch->found; found < batch->found + batch->nr; found++) {
+		if (found->kind != KSM_FOUND_PAGE)
+			continue;
+		found->fingerprint = ksm_fingerprint(found->page);
+		put_page(found->page);
+	}
+}
