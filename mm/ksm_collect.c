@@ -11,6 +11,7 @@
 #include <linux/hugetlb.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
+#include <linux/swap.h>
 #include <linux/swapops.h>
 #include "internal.h"
 #include "ksm_internal.h"
