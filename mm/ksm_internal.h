@@ -10,11 +10,12 @@
  *
  *	ksm_control_lock	read: scanning; write: run = 2 and the knobs
  *				that may only change while nothing is shared
- *	  ksm_mm.lock		records of one mm.  A second one is only ever
- *				tried, never waited for
+ *	  ksm_mm.lock		records of one mm.  Others, some at a time, are
+ *				only ever tried, never waited for
  *	    mm->mmap_lock	one mm at a time
- *	      folio lock	of the KSM page first; that of the page which
- *				is to be merged into it is only tried
+ *	      folio lock	merging takes those of 32 pages and of the KSM
+ *				pages they are merged into, all of them by
+ *				trying only
  *		anon_vma lock
  *		  page table lock
  *	ksm_mm_lock, index lock, ksm_stable_node.lock
@@ -383,84 +384,6 @@ void ksm_put_mm(struct ksm_mm *kmm);
 bool ksm_mm_dying(struct mm_struct *mm);
 struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
 
-/* ------------------- ksm_collect.c, ksm_match.c: pages of a batch */
-
-#define KSM_BATCH_PAGES		64
-
-/**
- * enum ksm_found_kind - what a batch is to do about a page
- * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
- *	fingerprinted
- * @KSM_FOUND_KNOWN: an anonymous page that was not read, because nobody has
- *	written to it or because smart scan leaves it alone, but that another
- *	may be like, by what is remembered of it
- * @KSM_FOUND_KSM: a KSM page there is no right record for
- * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
- * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
- * @KSM_FOUND_GONE: no page of ours any more
- */
-enum ksm_found_kind {
-	KSM_FOUND_PAGE,
-	KSM_FOUND_KNOWN,
-	KSM_FOUND_KSM,
-	KSM_FOUND_FOLD,
-	KSM_FOUND_SWAPPED,
-	KSM_FOUND_GONE,
-};
-
-/**
- * struct ksm_found - a page of a batch
- * @addr: where it was found
- * @kind: what it is
- * @page: the page of KSM_FOUND_PAGE, as long as the batch holds it; the rest
- *	is for that and KSM_FOUND_KNOWN
- * @pfn: its number
- * @nid: its NUMA node
- * @watched: a write to the page, after it has been read, marks its entry
- * @dirty: for this, its entry would have to be cleaned
- * @fingerprint: of its content
- */
-struct ksm_found {
-	unsigned long addr;
-	enum ksm_found_kind kind;
-	struct page *page;
-	unsigned long pfn;
-	int nid;
-	bool watched;
-	bool dirty;
-	u64 fingerprint;
-};
-
-/**
- * struct ksm_batch - some pages of one mm
- * @kmm: the mm
- * @watches: clean entries tell which pages nobody has written to
- * @turn: number of the pass; pages take turns in being read anyway
- * @nr: how many of @found are used
- * @entries: page table entries looked at
- * @scanned: pages that count as scanned
- * @unchanged: of these, those that are known without being read
- * @limit: how many of them are enough
- * @next: address at which the next batch begins
- * @found: the pages
- */
-struct ksm_batch {
-	struct ksm_mm *kmm;
-	bool watches;
-	unsigned long turn;
-	unsigned int nr;
-	unsigned int entries;
-	unsigned int scanned;
-	unsigned int unchanged;
-	unsigned int limit;
-	unsigned long next;
-	struct ksm_found found[KSM_BATCH_PAGES];
-};
-
-bool ksm_collect(struct ksm_batch *batch);
-void ksm_fingerprint_batch(struct ksm_batch *batch);
-void ksm_process_batch(struct ksm_batch *batch);
-
 /* --------------------------------------------------- ksm_scan.c: ksmd */
 
 int ksm_scan_init(void);
@@ -554,16 +477,148 @@ void ksm_index_idle(void);
 
 /* ------------------------------------- ksm_merge.c, ksm_unmerge.c */
 
-struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint);
-int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node);
+/* What is to become of a page. */
+enum ksm_job_kind {
+	KSM_JOB_SHARE,		/* it becomes a KSM page itself */
+	KSM_JOB_MERGE,		/* a KSM page of its content is mapped instead */
+	KSM_JOB_ZERO,		/* the same with the kernel's zero page */
+	KSM_JOB_FOLD,		/* it is a KSM page: another is mapped instead */
+};
+
+/**
+ * struct ksm_job - a page that is to be merged
+ * @kind: how
+ * @spot: where it is; holds a reference to the mm
+ * @key: of its content
+ * @node: the KSM page; holds a reference to the node.  KSM_JOB_SHARE makes it
+ * @err: how it went, see ksm_do_jobs()
+ * @first: the job that makes the KSM page, if that is still to be done
+ * @found: the page in a batch, so that it can be tried again; may be NULL
+ * @word: what is remembered of the page; this and the rest is for ksm_merge.c
+ * @mapping: record of the mapping that is to be
+ * @folio: the page, with a reference and locked
+ * @kpage: the page that is mapped instead
+ * @locked_kpage: this job has a reference to @kpage, and has locked it
+ * @pte: the page's entry, write-protected
+ */
+struct ksm_job {
+	enum ksm_job_kind kind;
+	struct ksm_spot spot;
+	struct ksm_key key;
+	struct ksm_stable_node *node;
+	int err;
+	struct ksm_job *first;
+	struct ksm_found *found;
+
+	u64 *word;
+	struct ksm_mapping *mapping;
+	struct folio *folio;
+	struct page *kpage;
+	bool locked_kpage;
+	pte_t pte;
+};
+
+void ksm_do_jobs(struct ksm_mm *kmm, struct ksm_job **jobs, unsigned int nr);
 bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint);
-int ksm_merge_zero(const struct ksm_spot *spot, u64 fingerprint);
 void ksm_adopt(const struct ksm_spot *spot);
-void ksm_fold(const struct ksm_spot *spot);
 int ksm_break(struct vm_area_struct *vma, unsigned long start,
 	      unsigned long end, bool lock_vma);
 void ksm_break_spot(const struct ksm_spot *spot);
 int ksm_unmerge_all(void);
+
+/* ------------------- ksm_collect.c, ksm_match.c: pages of a batch */
+
+#define KSM_BATCH_PAGES		64
+#define KSM_BATCH_OTHERS	8
+
+/**
+ * enum ksm_found_kind - what a batch is to do about a page
+ * @KSM_FOUND_PAGE: an anonymous page, held by a reference until it has been
+ *	fingerprinted
+ * @KSM_FOUND_KNOWN: an anonymous page that was not read, because nobody has
+ *	written to it or because smart scan leaves it alone, but that another
+ *	may be like, by what is remembered of it
+ * @KSM_FOUND_KSM: a KSM page there is no right record for
+ * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
+ * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
+ * @KSM_FOUND_GONE: no page of ours any more
+ */
+enum ksm_found_kind {
+	KSM_FOUND_PAGE,
+	KSM_FOUND_KNOWN,
+	KSM_FOUND_KSM,
+	KSM_FOUND_FOLD,
+	KSM_FOUND_SWAPPED,
+	KSM_FOUND_GONE,
+};
+
+/**
+ * struct ksm_found - a page of a batch
+ * @addr: where it was found
+ * @kind: what it is
+ * @page: the page of KSM_FOUND_PAGE, as long as the batch holds it; the rest
+ *	is for that and KSM_FOUND_KNOWN
+ * @pfn: its number
+ * @nid: its NUMA node
+ * @watched: a write to the page, after it has been read, marks its entry
+ * @dirty: for this, its entry would have to be cleaned
+ * @fingerprint: of its content
+ * @err: why it has not been merged yet, see ksm_do_jobs()
+ * @tries: how often it has been tried again
+ */
+struct ksm_found {
+	unsigned long addr;
+	enum ksm_found_kind kind;
+	struct page *page;
+	unsigned long pfn;
+	int nid;
+	bool watched;
+	bool dirty;
+	u64 fingerprint;
+	int err;
+	unsigned int tries;
+};
+
+/**
+ * struct ksm_batch - some pages of one mm
+ * @kmm: the mm
+ * @watches: clean entries tell which pages nobody has written to
+ * @turn: number of the pass; pages take turns in being read anyway
+ * @nr: how many of @found are used
+ * @entries: page table entries looked at
+ * @scanned: pages that count as scanned
+ * @unchanged: of these, those that are known without being read
+ * @limit: how many of them are enough
+ * @next: address at which the next batch begins
+ * @found: the pages
+ * @jobs: what is to be done about them; of two that are to be one page, each
+ *	has a job
+ * @nr_jobs: how many of @jobs are used
+ * @order: room for putting them in order
+ * @others: mms of which the batch holds the lock, besides @kmm's
+ * @nr_others: how many
+ */
+struct ksm_batch {
+	struct ksm_mm *kmm;
+	bool watches;
+	unsigned long turn;
+	unsigned int nr;
+	unsigned int entries;
+	unsigned int scanned;
+	unsigned int unchanged;
+	unsigned int limit;
+	unsigned long next;
+	struct ksm_found found[KSM_BATCH_PAGES];
+	struct ksm_job jobs[2 * KSM_BATCH_PAGES];
+	unsigned int nr_jobs;
+	struct ksm_job *order[2 * KSM_BATCH_PAGES];
+	struct ksm_mm *others[KSM_BATCH_OTHERS];
+	unsigned int nr_others;
+};
+
+bool ksm_collect(struct ksm_batch *batch);
+void ksm_fingerprint_batch(struct ksm_batch *batch);
+void ksm_process_batch(struct ksm_batch *batch);
 
 /* ------------------------------------------- ksm_rmap.c: the mappings */
 

@@ -2,50 +2,68 @@
 /*
  * KSM: what becomes of the pages of a batch.
  *
- * None of them is held any more.  Those few that are worth merging are looked
- * up again.
+ * None of them is held any more.  For those few that are worth merging there
+ * are jobs, of which as many as possible are then done together.
  */
 #include <linux/bitfield.h>
 #include "ksm_internal.h"
 
-/* Is it like a KSM page?  Then map that. */
-static bool ksm_try_stable(const struct ksm_spot *spot,
-			   const struct ksm_key *key)
+static struct ksm_spot ksm_spot_of(struct ksm_batch *batch,
+				   const struct ksm_found *found)
 {
-	struct ksm_stable_node *node;
-	int err = -ESTALE, tries = 3;
+	return (struct ksm_spot) {
+		.kmm = batch->kmm,
+		.addr = found->addr,
+		.pfn = found->pfn,
+		.nid = found->nid,
+	};
+}
 
-	/* A node that turned out to be stale or full is not found again */
-	while ((err == -ESTALE || err == -ENOSPC) && tries--) {
-		node = ksm_index_find(key);
-		if (!node)
-			return false;
-		err = ksm_merge(spot, node);
-		ksm_put_node(node);
-	}
-	return !err;
+/* ------------------------------------------------------- what a page is to be merged with */
+
+static struct ksm_job *ksm_add_job(struct ksm_batch *batch,
+				   enum ksm_job_kind kind,
+				   const struct ksm_spot *spot,
+				   const struct ksm_key *key)
+{
+	struct ksm_job *job = &batch->jobs[batch->nr_jobs++];
+
+	*job = (struct ksm_job) {
+		.kind = kind,
+		.spot = *spot,
+		.key = *key,
+	};
+	ksm_get_mm(job->spot.kmm);
+	return job;
+}
+
+/* The job that is to make the KSM page of a key. */
+static struct ksm_job *ksm_find_share(struct ksm_batch *batch,
+				      const struct ksm_key *key)
+{
+	struct ksm_job *job;
+
+	for (job = batch->jobs; job < batch->jobs + batch->nr_jobs; job++)
+		if (job->kind == KSM_JOB_SHARE &&
+		    !memcmp(&job->key, key, sizeof(*key)))
+			return job;
+	return NULL;
 }
 
 /* What becomes of the candidate that a page looks like. */
 enum ksm_met {
 	KSM_MET_KEEP,		/* it waits for others */
 	KSM_MET_REPLACE,	/* this page is a better one */
-	KSM_MET_DROP,		/* both are one KSM page now, or none is good */
+	KSM_MET_PAIR,		/* both are to be one KSM page */
 };
 
 /*
- * Make one of the two a KSM page, and map it in the place of the other too.
- * One that somebody has pinned must not be in the way of others: look before
- * anything is touched.
- *
- * That the page higher in memory stays is what compaction would make of it:
- * it moves pages to the end of a zone, to empty the page blocks before.
+ * Are the two worth merging?  One that somebody has pinned must not be in the
+ * way of others: look before anything is touched.
  */
-static enum ksm_met ksm_meet(struct ksm_spot *ours, struct ksm_spot *theirs,
-			     u64 fingerprint)
+static enum ksm_met ksm_judge(struct ksm_spot *ours, struct ksm_spot *theirs,
+			      u64 fingerprint)
 {
-	const struct ksm_spot *stays = theirs, *goes = ours;
-	struct ksm_stable_node *node;
 	int nid = ours->nid;
 
 	/* Shared by fork: nothing to gain */
@@ -57,67 +75,301 @@ static enum ksm_met ksm_meet(struct ksm_spot *ours, struct ksm_spot *theirs,
 		return KSM_MET_REPLACE;
 	if (ours->pfn == theirs->pfn)
 		return KSM_MET_KEEP;
-	if (ours->nid != theirs->nid) {
-		/* One of them has been moved since it was found */
-		if (!ksm_knobs.merge_across_nodes)
-			return ours->nid == nid ? KSM_MET_REPLACE : KSM_MET_KEEP;
-	} else if (ours->pfn > theirs->pfn) {
-		swap(stays, goes);
-	}
-
-	node = ksm_share(stays, fingerprint);
-	if (!node)
-		return stays == ours ? KSM_MET_KEEP : KSM_MET_REPLACE;
-	/* If that page has changed: do not leave the other one shared alone */
-	if (ksm_merge(goes, node))
-		ksm_break_spot(stays);
-	ksm_put_node(node);
-	return KSM_MET_DROP;
+	/* One of them has been moved since it was found */
+	if (ours->nid != theirs->nid && !ksm_knobs.merge_across_nodes)
+		return ours->nid == nid ? KSM_MET_REPLACE : KSM_MET_KEEP;
+	return KSM_MET_PAIR;
 }
 
-/* Never wait for a second mm's lock. */
-static enum ksm_met ksm_try_candidate(const struct ksm_spot *spot,
-				      struct ksm_spot *theirs, u64 fingerprint)
+/*
+ * Have the lock of another mm until the batch is done with.  Never wait for it,
+ * and leave some for others.
+ */
+static bool ksm_lock_other(struct ksm_batch *batch, struct ksm_mm *kmm)
 {
-	struct ksm_spot ours = *spot;
-	enum ksm_met met;
+	unsigned int i;
 
-	if (theirs->kmm == spot->kmm)
-		return theirs->addr == spot->addr ? KSM_MET_KEEP :
-			ksm_meet(&ours, theirs, fingerprint);
-	if (!mutex_trylock(&theirs->kmm->lock))
-		return KSM_MET_REPLACE;
-	met = ksm_meet(&ours, theirs, fingerprint);
-	mutex_unlock(&theirs->kmm->lock);
-	return met;
+	for (i = 0; i < batch->nr_others; i++)
+		if (batch->others[i] == kmm)
+			return true;
+	if (i == KSM_BATCH_OTHERS || !mutex_trylock(&kmm->lock))
+		return false;
+	ksm_get_mm(kmm);
+	batch->others[batch->nr_others++] = kmm;
+	return true;
+}
+
+static void ksm_unlock_others(struct ksm_batch *batch)
+{
+	while (batch->nr_others) {
+		struct ksm_mm *kmm = batch->others[--batch->nr_others];
+
+		mutex_unlock(&kmm->lock);
+		ksm_put_mm(kmm);
+	}
+}
+
+/*
+ * Make one of the two a KSM page, and map it in the place of the other too.
+ *
+ * That the page higher in memory stays is what compaction would make of it:
+ * it moves pages to the end of a zone, to empty the page blocks before.
+ */
+static void ksm_add_pair(struct ksm_batch *batch, struct ksm_found *found,
+			 const struct ksm_spot *ours,
+			 const struct ksm_spot *theirs,
+			 const struct ksm_key *key)
+{
+	bool ours_stays = ours->nid == theirs->nid && ours->pfn > theirs->pfn;
+	struct ksm_job *stays, *goes;
+
+	stays = ksm_add_job(batch, KSM_JOB_SHARE, ours_stays ? ours : theirs,
+			    key);
+	goes = ksm_add_job(batch, KSM_JOB_MERGE, ours_stays ? theirs : ours,
+			   key);
+	goes->first = stays;
+	if (!ours_stays)
+		goes->found = found;
+}
+
+static void ksm_add_merge(struct ksm_batch *batch, struct ksm_found *found,
+			  struct ksm_stable_node *node, struct ksm_job *first)
+{
+	struct ksm_key key = ksm_make_key(found->fingerprint, found->nid);
+	struct ksm_spot spot = ksm_spot_of(batch, found);
+	struct ksm_job *job = ksm_add_job(batch, KSM_JOB_MERGE, &spot, &key);
+
+	job->node = node;
+	job->first = first;
+	job->found = found;
+}
+
+static void ksm_meet(struct ksm_batch *batch, struct ksm_found *found,
+		     struct ksm_spot *theirs, const struct ksm_key *key)
+{
+	struct ksm_spot ours = ksm_spot_of(batch, found);
+
+	if (theirs->kmm == ours.kmm && theirs->addr == ours.addr)
+		return;
+	if (theirs->kmm != ours.kmm && !ksm_lock_other(batch, theirs->kmm)) {
+		found->err = -EBUSY;
+		return;
+	}
+	switch (ksm_judge(&ours, theirs, found->fingerprint)) {
+	case KSM_MET_PAIR:
+		ksm_add_pair(batch, found, &ours, theirs, key);
+		break;
+	case KSM_MET_REPLACE:
+		ksm_candidate_set(key, &ours);
+		break;
+	case KSM_MET_KEEP:
+		break;
+	}
+}
+
+/* There is no KSM page like it, or none that it can be merged into. */
+static void ksm_match_candidate(struct ksm_batch *batch,
+				struct ksm_found *found)
+{
+	struct ksm_key key = ksm_make_key(found->fingerprint, found->nid);
+	struct ksm_job *first = ksm_find_share(batch, &key);
+	struct ksm_spot spot;
+
+	if (first) {
+		ksm_add_merge(batch, found, NULL, first);
+	} else if (!ksm_seen_twice(found->fingerprint)) {
+		return;
+	} else if (ksm_candidate_find(&key, &spot)) {
+		ksm_meet(batch, found, &spot, &key);
+		ksm_put_mm(spot.kmm);
+	} else {
+		spot = ksm_spot_of(batch, found);
+		ksm_candidate_set(&key, &spot);
+	}
 }
 
 /* A page that has not changed since the last pass. */
-static void ksm_try_merge(const struct ksm_spot *spot, struct ksm_found *found)
+static void ksm_match(struct ksm_batch *batch, struct ksm_found *found)
 {
-	enum ksm_met met = KSM_MET_REPLACE;
-	struct ksm_spot theirs;
-	struct ksm_key key;
+	struct ksm_key key = ksm_make_key(found->fingerprint, found->nid);
+	struct ksm_spot spot = ksm_spot_of(batch, found);
+	struct ksm_stable_node *node;
 
 	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
 	    ksm_is_zero_fingerprint(found->fingerprint) &&
-	    !ksm_merge_zero(spot, found->fingerprint))
+	    !mm_forbids_zeropage(batch->kmm->mm)) {
+		ksm_add_job(batch, KSM_JOB_ZERO, &spot, &key);
 		return;
-
-	key = ksm_make_key(found->fingerprint, found->nid);
-	if (ksm_try_stable(spot, &key))
-		return;
-	if (!ksm_seen_twice(found->fingerprint))
-		return;
-	if (ksm_candidate_find(&key, &theirs)) {
-		met = ksm_try_candidate(spot, &theirs, found->fingerprint);
-		ksm_put_mm(theirs.kmm);
 	}
-	if (met == KSM_MET_DROP)
-		ksm_candidate_drop(&key);
-	else if (met == KSM_MET_REPLACE)
-		ksm_candidate_set(&key, spot);
+	node = ksm_index_find(&key);
+	if (node)
+		ksm_add_merge(batch, found, node, NULL);
+	else
+		ksm_match_candidate(batch, found);
 }
+
+/* A KSM page that is to be given up for another of its content. */
+static void ksm_match_fold(struct ksm_batch *batch, struct ksm_found *found)
+{
+	struct ksm_spot spot = ksm_spot_of(batch, found);
+	u64 *word = ksm_word(batch->kmm, found->addr, false);
+	struct ksm_mapping *mapping = word ? ksm_word_mapping(*word) : NULL;
+	struct ksm_stable_node *node;
+	struct ksm_job *job;
+
+	node = mapping ? ksm_index_find_fold(mapping->node) : NULL;
+	if (!node)
+		return;
+	job = ksm_add_job(batch, KSM_JOB_FOLD, &spot, &mapping->node->key);
+	job->node = node;
+	job->found = found;
+}
+
+/* ------------------------------------------------------------------------ doing the jobs */
+
+static bool ksm_job_before(const struct ksm_job *job,
+			   const struct ksm_job *other)
+{
+	if (job->spot.kmm != other->spot.kmm)
+		return job->spot.kmm < other->spot.kmm;
+	return job->spot.addr < other->spot.addr;
+}
+
+/*
+ * Put in order the jobs that make KSM pages, or all others that can be done:
+ * most of them are already.  Returns how many.
+ */
+static unsigned int ksm_order_jobs(struct ksm_batch *batch, bool share)
+{
+	struct ksm_job **order = batch->order, *job;
+	unsigned int nr = 0, at;
+
+	for (job = batch->jobs; job < batch->jobs + batch->nr_jobs; job++) {
+		if ((job->kind == KSM_JOB_SHARE) != share || job->err)
+			continue;
+		for (at = nr++; at && ksm_job_before(job, order[at - 1]); at--)
+			order[at] = order[at - 1];
+		order[at] = job;
+	}
+	return nr;
+}
+
+/* Those that make KSM pages, or all others. */
+static void ksm_do_some(struct ksm_batch *batch, bool share)
+{
+	unsigned int nr = ksm_order_jobs(batch, share), from, to;
+	struct ksm_job **order = batch->order;
+
+	for (from = 0; from < nr; from = to) {
+		for (to = from + 1; to < nr; to++)
+			if (order[to]->spot.kmm != order[from]->spot.kmm)
+				break;
+		ksm_do_jobs(order[from]->spot.kmm, order + from, to - from);
+	}
+}
+
+/* Those that wait for a KSM page: has it come to be? */
+static void ksm_take_first(struct ksm_batch *batch)
+{
+	struct ksm_job *job;
+
+	for (job = batch->jobs; job < batch->jobs + batch->nr_jobs; job++) {
+		if (!job->first)
+			continue;
+		if (job->first->err) {
+			job->err = -ESTALE;
+			continue;
+		}
+		job->node = job->first->node;
+		refcount_inc(&job->node->refs);
+	}
+}
+
+/*
+ * A page that was to become a KSM page, and the one that is equal to it in the
+ * job behind.  If the one has not, the other waits for a better one; if nobody
+ * has joined it, it is not to be left shared alone.
+ */
+static void ksm_settle_share(struct ksm_job *share)
+{
+	const struct ksm_job *other = share + 1;
+
+	if (share->err) {
+		ksm_candidate_set(&share->key, &other->spot);
+		return;
+	}
+	ksm_candidate_drop(&share->key);
+	if (READ_ONCE(share->node->nr_mappings) < 2)
+		ksm_break_spot(&share->spot);
+}
+
+/* How often to try again what did not work for other reasons than room. */
+#define KSM_MATCH_TRIES		3
+
+/* A page that could not be merged as it was tried, but may be otherwise. */
+static void ksm_match_again(struct ksm_batch *batch, struct ksm_found *found,
+			    bool progress)
+{
+	int err = found->err;
+
+	found->err = 0;
+	switch (err) {
+	case -ENOSPC:
+		if (!progress)
+			return;
+		break;
+	case -EBUSY:
+	case -ESTALE:
+	case -EAGAIN:
+	case -EHWPOISON:
+		if (found->tries++ == KSM_MATCH_TRIES)
+			return;
+		break;
+	default:
+		return;
+	}
+	if (found->kind == KSM_FOUND_FOLD)
+		ksm_match_fold(batch, found);
+	else if (err == -EAGAIN || err == -EHWPOISON)
+		ksm_match_candidate(batch, found);
+	else
+		ksm_match(batch, found);
+}
+
+/*
+ * Do what there is to be done.  There may be new jobs then, but not for ever:
+ * pages are tried again a few times, and those for which there was no room as
+ * long as others are merged.
+ */
+static void ksm_run_jobs(struct ksm_batch *batch)
+{
+	bool progress = false;
+	struct ksm_job *job;
+	unsigned int i;
+
+	ksm_do_some(batch, true);
+	ksm_take_first(batch);
+	ksm_do_some(batch, false);
+
+	for (job = batch->jobs; job < batch->jobs + batch->nr_jobs; job++) {
+		if (job->kind == KSM_JOB_SHARE)
+			ksm_settle_share(job);
+		else if (!job->err)
+			progress = true;
+		if (job->found)
+			job->found->err = job->err;
+	}
+	for (job = batch->jobs; job < batch->jobs + batch->nr_jobs; job++) {
+		if (job->node)
+			ksm_put_node(job->node);
+		ksm_put_mm(job->spot.kmm);
+	}
+	batch->nr_jobs = 0;
+	for (i = 0; i < batch->nr; i++)
+		ksm_match_again(batch, &batch->found[i], progress);
+}
+
+/* ------------------------------------------------------------------------- the pages */
 
 /*
  * What was last seen of a page, in the form of a word.  One that has been
@@ -136,9 +388,9 @@ static u64 ksm_last_seen(u64 word)
 	return word;
 }
 
-static void ksm_scan_page(const struct ksm_spot *spot, struct ksm_found *found)
+static void ksm_scan_page(struct ksm_batch *batch, struct ksm_found *found)
 {
-	struct ksm_mm *kmm = spot->kmm;
+	struct ksm_mm *kmm = batch->kmm;
 	u64 *word = ksm_word(kmm, found->addr, true);
 	u64 last, fingerprint = found->fingerprint;
 	struct ksm_mapping *mapping;
@@ -167,7 +419,7 @@ static void ksm_scan_page(const struct ksm_spot *spot, struct ksm_found *found)
 				(found->watched ? KSM_WORD_WATCHED : 0) |
 				(last & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
 	if (still)
-		ksm_try_merge(spot, found);
+		ksm_match(batch, found);
 }
 
 /* A mapping that is swapped out: is there still a page it may come back to? */
@@ -184,18 +436,14 @@ static void ksm_check_swapped(struct ksm_mm *kmm, u64 *word)
 		folio_put(folio);
 }
 
-static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
+static void ksm_process_found(struct ksm_batch *batch, struct ksm_found *found)
 {
-	const struct ksm_spot spot = {
-		.kmm = kmm,
-		.addr = found->addr,
-		.pfn = found->pfn,
-		.nid = found->nid,
-	};
+	const struct ksm_spot spot = ksm_spot_of(batch, found);
+	struct ksm_mm *kmm = batch->kmm;
 	u64 *word;
 
 	if (found->kind == KSM_FOUND_PAGE) {
-		ksm_scan_page(&spot, found);
+		ksm_scan_page(batch, found);
 		return;
 	}
 	word = ksm_word(kmm, found->addr, found->kind == KSM_FOUND_KSM);
@@ -204,14 +452,14 @@ static void ksm_process_found(struct ksm_mm *kmm, struct ksm_found *found)
 	switch (found->kind) {
 	case KSM_FOUND_KNOWN:
 		if (*word & KSM_WORD_PAGE)
-			ksm_try_merge(&spot, found);
+			ksm_match(batch, found);
 		break;
 	case KSM_FOUND_KSM:
 		if (ksm_drop_word(kmm, word, KSM_DROP_TRY))
 			ksm_adopt(&spot);
 		break;
 	case KSM_FOUND_FOLD:
-		ksm_fold(&spot);
+		ksm_match_fold(batch, found);
 		break;
 	case KSM_FOUND_SWAPPED:
 		ksm_check_swapped(kmm, word);
@@ -231,11 +479,19 @@ void ksm_process_batch(struct ksm_batch *batch)
 {
 	unsigned int i;
 
+	batch->nr_jobs = 0;
+	batch->nr_others = 0;
 	for (i = 0; i < batch->nr; i++) {
+		batch->found[i].err = 0;
+		batch->found[i].tries = 0;
 		ksm_window(KSM_WINDOW_FOUND);
-		ksm_process_found(batch->kmm, &batch->found[i]);
+		ksm_process_found(batch, &batch->found[i]);
 		cond_resched();
 	}
+	do {
+		ksm_run_jobs(batch);
+	} while (batch->nr_jobs);
+	ksm_unlock_others(batch);
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
 	atomic_long_add(batch->unchanged, &ksm_counters.unchanged);
 }

@@ -7,13 +7,18 @@
  *
  *	lock the page that stays (it is a KSM page, nobody writes to it)
  *	try to lock the page that goes
- *	write-protect it: clear the entry, flush the TLB, and only then look
- *		whether somebody has a reference that is not a mapping
+ *	write-protect it: clear the entry, look whether somebody has a
+ *		reference that is not a mapping, put it back read-only, and
+ *		flush the TLB before the page table lock is let go
  *	compare the bytes, which from here on cannot change
  *	replace the entry if it is still the same
  *
  * Nothing else makes pages equal: not a fingerprint, nor an index.
+ *
+ * Pages that are near each other go through these steps together, as a group,
+ * so that they have two TLB flushes in common.
  */
+#include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/mmu_notifier.h>
@@ -27,21 +32,7 @@
 
 atomic_long_t ksm_zero_pages = ATOMIC_LONG_INIT(0);
 
-/* ------------------------------------------------- a mapping that is worked on */
-
-/**
- * struct ksm_target - a mapping that is worked on
- * @vma: its area, mmap_lock held for reading
- * @addr: its address
- * @folio: the page found there: small, locked, with one reference of ours
- * @pte: the entry, once it is write-protected
- */
-struct ksm_target {
-	struct vm_area_struct *vma;
-	unsigned long addr;
-	struct folio *folio;
-	pte_t pte;
-};
+/* ------------------------------------------------------------- looking at a page */
 
 /* The anonymous page at an address, with a reference. */
 static struct page *ksm_get_page_at(struct vm_area_struct *vma,
@@ -62,77 +53,6 @@ static struct page *ksm_get_page_at(struct vm_area_struct *vma,
 	return page;
 }
 
-static void ksm_put_target(struct ksm_target *target)
-{
-	folio_unlock(target->folio);
-	folio_put(target->folio);
-}
-
-/*
- * Lock the page at an address, which must be a KSM page, or must not.  If it
- * is part of a large folio, that is split if there is something to gain, which
- * the fingerprint tells: the reference that we hold goes with the page, and is
- * the only one that a split allows.
- */
-static int ksm_get_target(struct ksm_target *target, struct mm_struct *mm,
-			  unsigned long addr, bool ksm, u64 fingerprint)
-{
-	struct page *page;
-
-	target->addr = addr;
-	target->vma = ksm_find_vma(mm, addr);
-	if (!target->vma)
-		return -ENOENT;
-	page = ksm_get_page_at(target->vma, addr);
-	if (!page)
-		return -ENOENT;
-	target->folio = page_folio(page);
-	if (!folio_trylock(target->folio)) {
-		folio_put(target->folio);
-		return -EAGAIN;
-	}
-	if (folio_test_ksm(target->folio) != ksm) {
-		ksm_put_target(target);
-		return -EEXIST;
-	}
-	if (folio_test_large(target->folio) &&
-	    (ksm_fingerprint(page) != fingerprint || split_huge_page(page))) {
-		ksm_put_target(target);
-		return -EAGAIN;
-	}
-	target->folio = page_folio(page);
-	return 0;
-}
-
-/* The target's entry, locked, if it still maps the page. */
-static pte_t *ksm_lock_pte(struct ksm_target *target, spinlock_t **ptl)
-{
-	struct mm_struct *mm = target->vma->vm_mm;
-	pmd_t *pmd = mm_find_pmd(mm, target->addr);
-	pte_t *ptep, pte;
-
-	if (!pmd)
-		return NULL;
-	/* Takes care of a pmd that is, or becomes, a huge page's */
-	ptep = pte_offset_map_lock(mm, pmd, target->addr, ptl);
-	if (!ptep)
-		return NULL;
-	pte = ptep_get(ptep);
-	if (pte_present(pte) && pte_pfn(pte) == folio_pfn(target->folio))
-		return ptep;
-	pte_unmap_unlock(ptep, *ptl);
-	return NULL;
-}
-
-static void ksm_notify_start(struct ksm_target *target,
-			     struct mmu_notifier_range *range)
-{
-	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0,
-				target->vma->vm_mm, target->addr,
-				target->addr + PAGE_SIZE);
-	mmu_notifier_invalidate_range_start(range);
-}
-
 /* Are there references besides the mappings, the swap cache and ours? */
 static bool ksm_folio_busy(struct folio *folio)
 {
@@ -141,173 +61,6 @@ static bool ksm_folio_busy(struct folio *folio)
 	if (folio_test_swapcache(folio))
 		expected += folio_nr_pages(folio);
 	return folio_ref_count(folio) != expected;
-}
-
-/*
- * From the cleared and flushed entry on, nobody takes a reference through it:
- * GUP-fast looks at the entry again after it has taken one, and finds it gone.
- * So the count that we see tells of all the others, and clearing the exclusive
- * mark makes those who come for a pin later ask for a copy of their own.
- */
-static bool ksm_protect_pte(struct ksm_target *target, pte_t *ptep)
-{
-	struct vm_area_struct *vma = target->vma;
-	struct folio *folio = target->folio;
-	bool exclusive = PageAnonExclusive(&folio->page);
-	pte_t pte = ptep_get(ptep);
-
-	if (!pte_write(pte) && !pte_dirty(pte) && !exclusive &&
-	    !mm_tlb_flush_pending(vma->vm_mm)) {
-		target->pte = pte;
-		return true;
-	}
-
-	flush_cache_page(vma, target->addr, pte_pfn(pte));
-	pte = ptep_clear_flush(vma, target->addr, ptep);
-	if (ksm_folio_busy(folio) ||
-	    (exclusive && folio_try_share_anon_rmap_pte(folio, &folio->page))) {
-		set_pte_at(vma->vm_mm, target->addr, ptep, pte);
-		return false;
-	}
-	/* The only note that it must be written out before it may be dropped */
-	if (pte_dirty(pte))
-		folio_mark_dirty(folio);
-	pte = pte_wrprotect(pte_mkclean(pte));
-	set_pte_at(vma->vm_mm, target->addr, ptep, pte);
-	target->pte = pte;
-	return true;
-}
-
-/* Let nobody write to the target's page any more. */
-static int ksm_protect(struct ksm_target *target)
-{
-	struct mmu_notifier_range range;
-	spinlock_t *ptl;	/* of the page table */
-	pte_t *ptep;
-	int err = -EAGAIN;
-
-	if (!folio_test_lru(target->folio))
-		lru_add_drain();
-
-	ksm_window(KSM_WINDOW_PROTECT);
-	ksm_notify_start(target, &range);
-	ptep = ksm_lock_pte(target, &ptl);
-	if (ptep) {
-		if (ksm_protect_pte(target, ptep))
-			err = 0;
-		pte_unmap_unlock(ptep, ptl);
-	}
-	mmu_notifier_invalidate_range_end(&range);
-	return err;
-}
-
-/*
- * The entry that maps the page that stays.  What userfaultfd and soft-dirty
- * have noted in the old one is about the address, not about the page.
- */
-static pte_t ksm_new_pte(struct ksm_target *target, struct page *kpage)
-{
-	pgprot_t prot = target->vma->vm_page_prot;
-	pte_t pte;
-
-	if (is_zero_pfn(page_to_pfn(kpage)))
-		/* Dirty: see is_ksm_zero_pte() */
-		pte = pte_mkdirty(pte_mkspecial(pfn_pte(page_to_pfn(kpage),
-							prot)));
-	else
-		pte = mk_pte(kpage, prot);
-	if (pte_soft_dirty(target->pte))
-		pte = pte_mksoft_dirty(pte);
-	if (pte_uffd_wp(target->pte))
-		pte = pte_mkuffd_wp(pte);
-	return pte;
-}
-
-/* Map @kpage, the same in every byte, instead of the target's page. */
-static int ksm_replace(struct ksm_target *target, struct page *kpage)
-{
-	struct vm_area_struct *vma = target->vma;
-	struct folio *folio = target->folio;
-	struct mmu_notifier_range range;
-	int err = -EAGAIN;
-	spinlock_t *ptl;	/* of the page table */
-	pte_t *ptep;
-
-	ksm_window(KSM_WINDOW_REPLACE);
-	ksm_notify_start(target, &range);
-	ptep = ksm_lock_pte(target, &ptl);
-	if (!ptep)
-		goto out;
-	if (!pte_same(ptep_get(ptep), target->pte))
-		goto unlock;
-
-	if (is_zero_pfn(page_to_pfn(kpage))) {
-		ksm_map_zero_page(vma->vm_mm);
-		/* The zero page is nobody's anonymous page */
-		dec_mm_counter(vma->vm_mm, MM_ANONPAGES);
-	} else {
-		get_page(kpage);
-		folio_add_anon_rmap_pte(page_folio(kpage), kpage, vma,
-					target->addr, RMAP_NONE);
-	}
-	flush_cache_page(vma, target->addr, pte_pfn(target->pte));
-	ptep_clear_flush(vma, target->addr, ptep);
-	set_pte_at(vma->vm_mm, target->addr, ptep, ksm_new_pte(target, kpage));
-
-	folio_remove_rmap_pte(folio, &folio->page, vma);
-	if (!folio_mapped(folio))
-		folio_free_swap(folio);
-	/* The mapping's reference; ours keeps the folio */
-	folio_put(folio);
-	err = 0;
-unlock:
-	pte_unmap_unlock(ptep, ptl);
-out:
-	mmu_notifier_invalidate_range_end(&range);
-	return err;
-}
-
-/* --------------------------------------------------------------------- merging */
-
-/*
- * The KSM page that others are to be merged into, with a reference and locked.
- *
- * Its last user may have called MADV_FREE, which makes it clean and is no
- * business of those who join now: dirty, reclaim keeps it.
- *
- * One that memory failure has struck may still be there, for those who map it.
- */
-static struct folio *ksm_get_kfolio(struct ksm_stable_node *node)
-{
-	struct folio *kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
-
-	if (!kfolio)
-		return ERR_PTR(-ESTALE);
-	if (IS_ERR(kfolio))
-		return kfolio;
-	if (PageHWPoison(&kfolio->page)) {
-		folio_unlock(kfolio);
-		folio_put(kfolio);
-		return ERR_PTR(-EBUSY);
-	}
-	if (!folio_test_dirty(kfolio))
-		folio_mark_dirty(kfolio);
-	return kfolio;
-}
-
-/* Either may have been migrated since it was looked up. */
-static bool ksm_may_meet(struct folio *folio, struct folio *kfolio)
-{
-	return ksm_knobs.merge_across_nodes ||
-	       folio_nid(folio) == folio_nid(kfolio);
-}
-
-/* The word of a page, unless it was forgotten or merged since it was found. */
-static u64 *ksm_unmerged_word(const struct ksm_spot *spot)
-{
-	u64 *word = ksm_word(spot->kmm, spot->addr, false);
-
-	return word && (*word & KSM_WORD_PAGE) ? word : NULL;
 }
 
 /*
@@ -338,9 +91,10 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
 	struct page *page = NULL;
 	struct folio *folio;
 	bool good = false;
-	u64 *word = ksm_unmerged_word(spot);
+	u64 *word = ksm_word(spot->kmm, spot->addr, false);
 
-	if (!word)
+	/* Not if it was forgotten or merged since it was found */
+	if (!word || !(*word & KSM_WORD_PAGE))
 		return false;
 	mmap_read_lock(mm);
 	vma = ksm_find_vma(mm, spot->addr);
@@ -362,201 +116,602 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
 	return good;
 }
 
-/* Enter a mapping of a KSM page, which is locked, in the books. */
-static void ksm_record(const struct ksm_spot *spot, u64 *word,
-		       struct ksm_mapping *mapping,
-		       struct ksm_stable_node *node, struct anon_vma *anon_vma,
-		       pgoff_t pgoff)
-{
-	ksm_link_mapping(mapping, node, anon_vma, pgoff);
-	ksm_word_set_mapping(spot->kmm, word, mapping);
-}
+/* ---------------------------------------------------------------------- the groups */
+
+/*
+ * As many pages as are locked at a time: a fault or a migration that needs one
+ * of them waits for all.
+ */
+#define KSM_GROUP_PAGES		32
+
+/*
+ * Secondary MMUs lose all that they map between the first and the last page of
+ * a group.  That is worth it for a gap of one page, but not for a large one.
+ */
+#define KSM_NOTIFY_STEP		(2 * PAGE_SIZE)
 
 /**
- * ksm_merge - map a KSM page instead of a page that is equal to it
- * @spot: where that page is; its kmm->lock is held
- * @node: the KSM page, with a reference to the node
- *
- * Context: may sleep.
- * Return: 0; -ESTALE if the KSM page is gone and -ENOSPC if it is full, so
- * that another may be tried; -EBUSY, -EAGAIN, -ENOENT, -ENOMEM for this pass,
- * or -EEXIST if the page is or will be found to be a KSM page itself.
+ * struct ksm_group - jobs that are done together
+ * @vma: the area of all of them, mmap_lock held for reading; may be NULL
+ * @jobs: in the order of their addresses, all in one page table
+ * @nr: how many
+ * @start: address of the first of those without an error
+ * @end: end of the last one; 0 if there is none
  */
-int ksm_merge(const struct ksm_spot *spot, struct ksm_stable_node *node)
+struct ksm_group {
+	struct vm_area_struct *vma;
+	struct ksm_job **jobs;
+	unsigned int nr;
+	unsigned long start;
+	unsigned long end;
+};
+
+/* The next job of a group that nothing has gone wrong with, from @job on. */
+static struct ksm_job **ksm_good_job(struct ksm_group *group,
+				     struct ksm_job **job)
 {
-	struct mm_struct *mm = spot->kmm->mm;
-	struct ksm_target target;
-	struct ksm_mapping *mapping;
+	while (job < group->jobs + group->nr && (*job)->err)
+		job++;
+	return job < group->jobs + group->nr ? job : NULL;
+}
+
+#define ksm_for_each_good_job(job, group)				\
+	for (job = ksm_good_job(group, (group)->jobs); job;		\
+	     job = ksm_good_job(group, job + 1))
+
+/* ------------------------------------------------------- locking what takes part */
+
+/*
+ * The KSM page that others are to be merged into, with a reference and locked.
+ *
+ * Its last user may have called MADV_FREE, which makes it clean and is no
+ * business of those who join now: dirty, reclaim keeps it.
+ *
+ * One that memory failure has struck may still be there, for those who map it.
+ */
+static struct folio *ksm_get_kfolio(struct ksm_stable_node *node)
+{
+	struct folio *kfolio = get_ksm_page(node, KSM_GET_TRYLOCK);
+
+	if (!kfolio)
+		return ERR_PTR(-ESTALE);
+	if (IS_ERR(kfolio))
+		return kfolio;
+	if (PageHWPoison(&kfolio->page)) {
+		folio_unlock(kfolio);
+		folio_put(kfolio);
+		return ERR_PTR(-EHWPOISON);
+	}
+	if (!folio_test_dirty(kfolio))
+		folio_mark_dirty(kfolio);
+	return kfolio;
+}
+
+/* Either may have been migrated since it was looked up. */
+static bool ksm_may_meet(struct folio *folio, struct folio *kfolio)
+{
+	return ksm_knobs.merge_across_nodes ||
+	       folio_nid(folio) == folio_nid(kfolio);
+}
+
+/*
+ * Lock the KSM page of a job, if no earlier job of the group has, and see
+ * whether there is room for one more.
+ */
+static int ksm_hold_kpage(struct ksm_group *group, struct ksm_job *job)
+{
+	unsigned int i, joining = 0;
 	struct folio *kfolio;
-	u64 *word;
+
+	for (i = 0; group->jobs[i] != job; i++) {
+		struct ksm_job *other = group->jobs[i];
+
+		if (other->node != job->node || !other->kpage)
+			continue;
+		job->kpage = other->kpage;
+		joining += !other->err;
+	}
+	if (!job->kpage) {
+		kfolio = ksm_get_kfolio(job->node);
+		if (IS_ERR(kfolio))
+			return PTR_ERR(kfolio);
+		job->kpage = &kfolio->page;
+		job->locked_kpage = true;
+	}
+	if (job->node->nr_mappings + joining >= ksm_knobs.max_page_sharing)
+		return -ENOSPC;
+	return 0;
+}
+
+/*
+ * Lock the page at a job's address, which must be a KSM page if that is to be
+ * folded, and must not else.  If it is part of a large folio, that is split if
+ * there is something to gain, which the fingerprint tells: the reference that
+ * we hold goes with the page, and is the only one that a split allows.  It may
+ * take long, and is not done while other pages are held: then the job is to
+ * begin another group.
+ */
+static int ksm_hold_page(struct ksm_group *group, struct ksm_job *job)
+{
+	struct page *page = ksm_get_page_at(group->vma, job->spot.addr);
+	struct folio *folio;
 	int err;
 
-	word = ksm_unmerged_word(spot);
-	if (!word)
-		return -EEXIST;
-	mapping = ksm_new_mapping();
-	if (!mapping)
-		return -ENOMEM;
-
-	mmap_read_lock(mm);
-	kfolio = ksm_get_kfolio(node);
-	if (IS_ERR(kfolio)) {
-		err = PTR_ERR(kfolio);
-		goto out_mmap;
-	}
-	err = -ENOSPC;
-	if (node->nr_mappings >= ksm_knobs.max_page_sharing)
-		goto out_kfolio;
-	err = ksm_get_target(&target, mm, spot->addr, false,
-			     node->key.fingerprint);
-	if (err)
-		goto out_kfolio;
+	if (!page)
+		return -ENOENT;
+	folio = page_folio(page);
 	err = -EAGAIN;
-	if (!ksm_may_meet(target.folio, kfolio))
-		goto out_target;
-	err = ksm_protect(&target);
-	if (err)
-		goto out_target;
+	if (!folio_trylock(folio))
+		goto out_put;
+	err = -EEXIST;
+	if (folio_test_ksm(folio) != (job->kind == KSM_JOB_FOLD))
+		goto out_unlock;
+	err = -ERESTART;
+	if (folio_test_large(folio) && group->end)
+		goto out_unlock;
 	err = -EAGAIN;
-	if (!pages_identical(&target.folio->page, &kfolio->page))
-		goto out_target;
-	err = ksm_replace(&target, &kfolio->page);
-	if (err)
-		goto out_target;
+	if (folio_test_large(folio) &&
+	    (ksm_fingerprint(page) != job->key.fingerprint ||
+	     split_huge_page(page)))
+		goto out_unlock;
+	job->folio = page_folio(page);
+	if (!folio_test_lru(job->folio))
+		lru_add_drain();
+	return 0;
 
-	ksm_record(spot, word, mapping, node, target.vma->anon_vma,
-		   linear_page_index(target.vma, spot->addr));
-out_target:
-	trace_ksm_merge_with_ksm_page(&kfolio->page, folio_pfn(kfolio),
-				      mapping, mm, err);
-	ksm_put_target(&target);
-out_kfolio:
-	folio_unlock(kfolio);
-	folio_put(kfolio);
-out_mmap:
-	mmap_read_unlock(mm);
-	if (err) {
-		ksm_free_mapping(mapping);
-		ksm_doubt(word);
-	}
+out_unlock:
+	folio_unlock(folio);
+out_put:
+	folio_put(folio);
 	return err;
 }
 
-/**
- * ksm_share - turn a page into a KSM page, that others may be merged into
- * @spot: where the page is; its kmm->lock is held
- * @fingerprint: that it must have
+/* Is the record of this page, and may it go to another KSM page? */
+static bool ksm_may_fold(struct ksm_group *group, struct ksm_job *job)
+{
+	struct ksm_mapping *mapping = ksm_word_mapping(*job->word);
+
+	/* The record goes with this mapping, and must not leave others behind */
+	return folio_stable_node(job->folio) == mapping->node &&
+	       ksm_mapping_fits(mapping, group->vma, job->spot.addr) &&
+	       !ksm_mapping_needed(mapping, job->folio, group->vma);
+}
+
+/* Is the page merged, if it is to be folded, and is it not, if not? */
+static bool ksm_job_due(struct ksm_job *job)
+{
+	if (job->kind == KSM_JOB_FOLD)
+		return ksm_word_mapping(*job->word);
+	return *job->word & KSM_WORD_PAGE;
+}
+
+/* Allocate what a job needs, before there are locks. */
+static int ksm_supply(struct ksm_job *job)
+{
+	job->word = ksm_word(job->spot.kmm, job->spot.addr, false);
+	if (!job->word || !ksm_job_due(job))
+		return -EEXIST;
+	if (job->kind == KSM_JOB_FOLD || job->kind == KSM_JOB_ZERO)
+		return 0;
+	job->mapping = ksm_new_mapping();
+	if (job->kind == KSM_JOB_SHARE)
+		job->node = ksm_new_node(job->key.fingerprint);
+	return job->mapping && job->node ? 0 : -ENOMEM;
+}
+
+/* Lock the pages of a job, if it is still to be done. */
+static int ksm_hold(struct ksm_group *group, struct ksm_job *job)
+{
+	int err;
+
+	if (!group->vma)
+		return -ENOENT;
+	if (!ksm_job_due(job))
+		return -EEXIST;
+	err = ksm_hold_page(group, job);
+	if (!err && job->kind == KSM_JOB_ZERO)
+		job->kpage = ZERO_PAGE(job->spot.addr);
+	else if (!err && job->kind != KSM_JOB_SHARE)
+		err = ksm_hold_kpage(group, job);
+	if (err)
+		return err;
+	switch (job->kind) {
+	case KSM_JOB_ZERO:
+		return mm_forbids_zeropage(job->spot.kmm->mm) ? -EFAULT : 0;
+	case KSM_JOB_FOLD:
+		if (!ksm_may_fold(group, job))
+			return -EAGAIN;
+		fallthrough;
+	case KSM_JOB_MERGE:
+		return ksm_may_meet(job->folio, page_folio(job->kpage)) ?
+		       0 : -EAGAIN;
+	default:
+		return 0;
+	}
+}
+
+/* Does a job go with those that the group has? */
+static bool ksm_joins(struct ksm_group *group, struct ksm_job *job)
+{
+	struct ksm_job *last = group->jobs[group->nr - 1];
+
+	if (!group->vma || job->spot.addr >= group->vma->vm_end ||
+	    group->nr == KSM_GROUP_PAGES)
+		return false;
+	/* Folds may be of one page, which is locked once */
+	if (job->kind == KSM_JOB_FOLD || last->kind == KSM_JOB_FOLD)
+		return false;
+	if (job->spot.addr >> PMD_SHIFT != last->spot.addr >> PMD_SHIFT)
+		return false;
+	return !mm_has_notifiers(group->vma->vm_mm) ||
+	       job->spot.addr - last->spot.addr <= KSM_NOTIFY_STEP;
+}
+
+/* ----------------------------------------------------------- changing the entries */
+
+/* The page table of a group, locked: the entry of its first address. */
+static pte_t *ksm_lock_table(struct ksm_group *group, spinlock_t **ptl)
+{
+	struct mm_struct *mm = group->vma->vm_mm;
+	pmd_t *pmd = mm_find_pmd(mm, group->start);
+
+	/* Takes care of a pmd that is, or becomes, a huge page's */
+	return pmd ? pte_offset_map_lock(mm, pmd, group->start, ptl) : NULL;
+}
+
+/* The entry of a job; @start is that of the group's first address. */
+static pte_t *ksm_job_pte(struct ksm_group *group, struct ksm_job *job,
+			  pte_t *start)
+{
+	return start + ((job->spot.addr - group->start) >> PAGE_SHIFT);
+}
+
+/* No processor uses the entries of a group any more as they were. */
+static void ksm_flush(struct ksm_group *group)
+{
+	/* Spares processors that are idle */
+	if (group->end - group->start == PAGE_SIZE)
+		flush_tlb_page(group->vma, group->start);
+	else
+		flush_tlb_range(group->vma, group->start, group->end);
+}
+
+/*
+ * From the cleared entry on, nobody takes a reference through it: GUP-fast
+ * looks at the entry again after it has taken one, and finds it changed.  So
+ * the count that we see tells of all the others, and clearing the exclusive
+ * mark makes those who come for a pin later ask for a copy of their own.
+ *
+ * Processors that have the old entry in their TLB go on writing to the page
+ * until it is flushed.  Until then the page table lock keeps faults from
+ * copying the page, and the folio lock keeps reclaim from writing it out: both
+ * would go by an entry that says that nobody writes to it any more.
+ */
+static int ksm_protect(struct ksm_group *group, struct ksm_job *job,
+		       pte_t *ptep, bool *flush)
+{
+	struct vm_area_struct *vma = group->vma;
+	struct folio *folio = job->folio;
+	bool exclusive = PageAnonExclusive(&folio->page);
+	pte_t pte = ptep_get(ptep);
+
+	if (!pte_present(pte) || pte_pfn(pte) != folio_pfn(folio))
+		return -EAGAIN;
+	if (!pte_write(pte) && !pte_dirty(pte) && !exclusive &&
+	    !mm_tlb_flush_pending(vma->vm_mm)) {
+		job->pte = pte;
+		return 0;
+	}
+
+	flush_cache_page(vma, job->spot.addr, pte_pfn(pte));
+	pte = ptep_get_and_clear(vma->vm_mm, job->spot.addr, ptep);
+	/* Pairs with the atomic operation by which GUP-fast takes a reference */
+	smp_mb();
+	if (ksm_folio_busy(folio) ||
+	    (exclusive && folio_try_share_anon_rmap_pte(folio, &folio->page))) {
+		set_pte_at(vma->vm_mm, job->spot.addr, ptep, pte);
+		return -EAGAIN;
+	}
+	/* The only note that it must be written out before it may be dropped */
+	if (pte_dirty(pte))
+		folio_mark_dirty(folio);
+	set_pte_at(vma->vm_mm, job->spot.addr, ptep,
+		   pte_wrprotect(pte_mkclean(pte)));
+	job->pte = ptep_get(ptep);
+	*flush = true;
+	return 0;
+}
+
+/* Let nobody write to the pages of a group any more. */
+static void ksm_protect_all(struct ksm_group *group)
+{
+	struct ksm_job **job;
+	bool flush = false;
+	spinlock_t *ptl;	/* of the page table */
+	pte_t *start = ksm_lock_table(group, &ptl);
+
+	ksm_for_each_good_job(job, group)
+		(*job)->err = start ? ksm_protect(group, *job,
+						  ksm_job_pte(group, *job, start),
+						  &flush) : -EAGAIN;
+	if (!start)
+		return;
+	if (flush)
+		ksm_flush(group);
+	pte_unmap_unlock(start, ptl);
+}
+
+/*
+ * The entry that maps the page that stays.  What userfaultfd and soft-dirty
+ * have noted in the old one is about the address, not about the page.
+ */
+static pte_t ksm_new_pte(struct ksm_group *group, struct ksm_job *job)
+{
+	pgprot_t prot = group->vma->vm_page_prot;
+	pte_t pte;
+
+	if (job->kind == KSM_JOB_ZERO)
+		/* Dirty: see is_ksm_zero_pte() */
+		pte = pte_mkdirty(pte_mkspecial(pfn_pte(page_to_pfn(job->kpage),
+							prot)));
+	else
+		pte = mk_pte(job->kpage, prot);
+	if (pte_soft_dirty(job->pte))
+		pte = pte_mksoft_dirty(pte);
+	if (pte_uffd_wp(job->pte))
+		pte = pte_mkuffd_wp(pte);
+	return pte;
+}
+
+/* The old entry is gone from all TLBs: map the other page. */
+static void ksm_map_kpage(struct ksm_group *group, struct ksm_job *job,
+			  pte_t *ptep)
+{
+	struct vm_area_struct *vma = group->vma;
+	struct mm_struct *mm = vma->vm_mm;
+
+	if (job->kind == KSM_JOB_ZERO) {
+		ksm_map_zero_page(mm);
+		/* The zero page is nobody's anonymous page */
+		dec_mm_counter(mm, MM_ANONPAGES);
+	} else {
+		get_page(job->kpage);
+		folio_add_anon_rmap_pte(page_folio(job->kpage), job->kpage, vma,
+					job->spot.addr, RMAP_NONE);
+	}
+	set_pte_at(mm, job->spot.addr, ptep, ksm_new_pte(group, job));
+	folio_remove_rmap_pte(job->folio, &job->folio->page, vma);
+	/* The mapping's reference; ours keeps the folio */
+	folio_put(job->folio);
+}
+
+/* Map the KSM pages, the same in every byte, instead of the pages of a group. */
+static void ksm_replace_all(struct ksm_group *group)
+{
+	struct vm_area_struct *vma = group->vma;
+	bool flush = false;
+	struct ksm_job **job;
+	spinlock_t *ptl;	/* of the page table */
+	pte_t *start, *ptep;
+
+	start = ksm_lock_table(group, &ptl);
+	ksm_for_each_good_job(job, group) {
+		if ((*job)->kind == KSM_JOB_SHARE)
+			continue;
+		ptep = start ? ksm_job_pte(group, *job, start) : NULL;
+		if (!ptep || !pte_same(ptep_get(ptep), (*job)->pte)) {
+			(*job)->err = -EAGAIN;
+			continue;
+		}
+		flush_cache_page(vma, (*job)->spot.addr, pte_pfn((*job)->pte));
+		ptep_get_and_clear(vma->vm_mm, (*job)->spot.addr, ptep);
+		flush = true;
+	}
+	if (!start)
+		return;
+	if (flush)
+		ksm_flush(group);
+	ksm_for_each_good_job(job, group)
+		if ((*job)->kind != KSM_JOB_SHARE)
+			ksm_map_kpage(group, *job,
+				      ksm_job_pte(group, *job, start));
+	pte_unmap_unlock(start, ptl);
+}
+
+/* ----------------------------------------------------------------------- the steps */
+
+/* Enter a mapping of a KSM page, which is locked, in the books. */
+static void ksm_record(struct ksm_group *group, struct ksm_job *job,
+		       struct anon_vma *anon_vma)
+{
+	ksm_link_mapping(job->mapping, job->node, anon_vma,
+			 linear_page_index(group->vma, job->spot.addr));
+	ksm_word_set_mapping(job->spot.kmm, job->word, job->mapping);
+}
+
+/*
+ * Turn a page into a KSM page, that others may be merged into.
  *
  * The record goes by the anon_vma the page belongs to, which reaches all
  * processes that fork has shared it with, rather than by that of this area,
  * which may reach only some of them.
- *
- * Context: may sleep.
- * Return: the node with a reference, or NULL.
  */
-struct ksm_stable_node *ksm_share(const struct ksm_spot *spot, u64 fingerprint)
+static int ksm_share(struct ksm_group *group, struct ksm_job *job)
 {
-	struct mm_struct *mm = spot->kmm->mm;
-	struct ksm_stable_node *node = NULL;
-	struct ksm_mapping *mapping;
-	struct ksm_target target;
+	struct folio *folio = job->folio;
 	struct anon_vma *anon_vma;
 	int err;
-	u64 *word = ksm_unmerged_word(spot);
 
-	if (!word)
-		return NULL;
-	mapping = ksm_new_mapping();
-	node = ksm_new_node(fingerprint);
-	err = -ENOMEM;
-	if (!mapping || !node)
-		goto out_free;
-
-	mmap_read_lock(mm);
-	err = ksm_get_target(&target, mm, spot->addr, false, fingerprint);
-	if (err)
-		goto out_mmap;
-	err = ksm_protect(&target);
-	if (err)
-		goto out_target;
-	err = -EAGAIN;
-	if (ksm_fingerprint(&target.folio->page) != fingerprint)
-		goto out_target;
+	if (ksm_fingerprint(&folio->page) != job->key.fingerprint)
+		return -EAGAIN;
 	/*
 	 * Whoever has a reference may be about to walk the rmap without the
 	 * lock, as that of an ordinary page.
 	 */
-	if (ksm_folio_busy(target.folio))
-		goto out_target;
-	err = ksm_index_add(node, folio_nid(target.folio));
+	if (ksm_folio_busy(folio))
+		return -EAGAIN;
+	err = ksm_index_add(job->node, folio_nid(folio));
 	if (err)
-		goto out_target;
+		return err;
 
-	anon_vma = folio_anon_vma(target.folio);
+	anon_vma = folio_anon_vma(folio);
 	ksm_window(KSM_WINDOW_SHARE);
-	ksm_make_stable(target.folio, node);
-	folio_mark_accessed(target.folio);
+	ksm_make_stable(folio, job->node);
+	folio_mark_accessed(folio);
 	/* Reclaim drops a clean page: this one is to be written out instead */
-	folio_mark_dirty(target.folio);
-	ksm_record(spot, word, mapping, node, anon_vma,
-		   linear_page_index(target.vma, spot->addr));
-out_target:
-	trace_ksm_merge_with_ksm_page(NULL, folio_pfn(target.folio), mapping,
-				      mm, err);
-	ksm_put_target(&target);
-out_mmap:
-	mmap_read_unlock(mm);
-out_free:
-	if (err) {
-		ksm_free_mapping(mapping);
-		ksm_doubt(word);
-		if (node)
-			ksm_put_node(node);
-		node = NULL;
+	folio_mark_dirty(folio);
+	ksm_record(group, job, anon_vma);
+	return 0;
+}
+
+/* Are the pages equal, now that nobody writes to them? */
+static void ksm_compare_all(struct ksm_group *group)
+{
+	struct ksm_job **job;
+
+	ksm_for_each_good_job(job, group) {
+		if ((*job)->kind == KSM_JOB_SHARE)
+			(*job)->err = ksm_share(group, *job);
+		else if (!pages_identical(&(*job)->folio->page, (*job)->kpage))
+			(*job)->err = -EAGAIN;
 	}
-	return node;
+}
+
+/* Note what has been merged. */
+static void ksm_note(struct ksm_group *group, struct ksm_job *job)
+{
+	switch (job->kind) {
+	case KSM_JOB_MERGE:
+		ksm_record(group, job, group->vma->anon_vma);
+		break;
+	case KSM_JOB_FOLD:
+		ksm_move_mapping(ksm_word_mapping(*job->word), job->folio,
+				 job->node);
+		break;
+	case KSM_JOB_ZERO:
+		ksm_set_word(job->spot.kmm, job->word, 0);
+		break;
+	default:
+		break;
+	}
+}
+
+static void ksm_trace(struct ksm_job *job)
+{
+	unsigned long pfn = job->kpage ? page_to_pfn(job->kpage) :
+					 folio_pfn(job->folio);
+	struct mm_struct *mm = job->spot.kmm->mm;
+
+	if (job->kind == KSM_JOB_ZERO)
+		trace_ksm_merge_one_page(pfn, job->word, mm, job->err);
+	else if (job->kind != KSM_JOB_FOLD)
+		trace_ksm_merge_with_ksm_page(job->kpage, pfn, job->mapping,
+					      mm, job->err);
+}
+
+/* Unlock the pages of a group, and give back what was not needed. */
+static void ksm_let_go_all(struct ksm_group *group)
+{
+	unsigned int i;
+
+	for (i = 0; i < group->nr; i++) {
+		struct ksm_job *job = group->jobs[i];
+
+		if (!job->folio)
+			continue;
+		ksm_trace(job);
+		if (!folio_mapped(job->folio))
+			folio_free_swap(job->folio);
+		folio_unlock(job->folio);
+		folio_put(job->folio);
+	}
+	for (i = 0; i < group->nr; i++) {
+		struct ksm_job *job = group->jobs[i];
+
+		if (job->locked_kpage) {
+			unlock_page(job->kpage);
+			put_page(job->kpage);
+		}
+	}
+}
+
+static void ksm_work(struct ksm_group *group)
+{
+	struct mmu_notifier_range range;
+	struct ksm_job **job;
+
+	ksm_window(KSM_WINDOW_PROTECT);
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, group->vma->vm_mm,
+				group->start, group->end);
+	mmu_notifier_invalidate_range_start(&range);
+	ksm_protect_all(group);
+	ksm_compare_all(group);
+	ksm_window(KSM_WINDOW_REPLACE);
+	ksm_replace_all(group);
+	mmu_notifier_invalidate_range_end(&range);
+	ksm_for_each_good_job(job, group)
+		ksm_note(group, *job);
+}
+
+/* The first jobs, as many as go together.  Returns how many. */
+static unsigned int ksm_do_group(struct ksm_mm *kmm, struct ksm_job **jobs,
+				 unsigned int nr)
+{
+	struct ksm_group group = { .jobs = jobs };
+	struct ksm_job *job;
+
+	mmap_read_lock(kmm->mm);
+	group.vma = ksm_find_vma(kmm->mm, jobs[0]->spot.addr);
+	do {
+		job = jobs[group.nr];
+		if (!job->err)
+			job->err = ksm_hold(&group, job);
+		if (job->err == -ERESTART) {
+			job->err = 0;
+			break;
+		}
+		group.nr++;
+		if (job->err)
+			continue;
+		if (!group.end)
+			group.start = job->spot.addr;
+		group.end = job->spot.addr + PAGE_SIZE;
+	} while (group.nr < nr && ksm_joins(&group, jobs[group.nr]));
+	if (group.end)
+		ksm_work(&group);
+	ksm_let_go_all(&group);
+	mmap_read_unlock(kmm->mm);
+	return group.nr;
 }
 
 /**
- * ksm_merge_zero - map the kernel's zero page instead of an empty page
- * @spot: where the page is; its kmm->lock is held
- * @fingerprint: of empty pages
+ * ksm_do_jobs - merge pages of one mm
+ * @kmm: the mm, its lock held
+ * @jobs: in the order of their addresses; each is told in its @err how it went
+ * @nr: how many
+ *
+ * The errors: of the KSM page, -ESTALE if it is gone, -ENOSPC if it is full,
+ * -EHWPOISON, or -EBUSY if somebody else has locked it; of the page, -ENOENT,
+ * -EFAULT, -EAGAIN if it is in somebody's hands or not equal, or -EEXIST if it is
+ * or will be found to be a KSM page itself; -ENOMEM.
  *
  * Context: may sleep.
- * Return: 0 or an error.
  */
-int ksm_merge_zero(const struct ksm_spot *spot, u64 fingerprint)
+void ksm_do_jobs(struct ksm_mm *kmm, struct ksm_job **jobs, unsigned int nr)
 {
-	struct page *zero = ZERO_PAGE(spot->addr);
-	struct mm_struct *mm = spot->kmm->mm;
-	struct ksm_target target;
-	u64 *word;
-	int err;
+	unsigned int i;
 
-	mmap_read_lock(mm);
-	err = -EFAULT;
-	if (mm_forbids_zeropage(mm))
-		goto out_mmap;
-	err = ksm_get_target(&target, mm, spot->addr, false, fingerprint);
-	if (err)
-		goto out_mmap;
-	err = ksm_protect(&target);
-	if (err)
-		goto out_target;
-	err = -EAGAIN;
-	if (pages_identical(&target.folio->page, zero))
-		err = ksm_replace(&target, zero);
-out_target:
-	ksm_put_target(&target);
-	word = ksm_word(spot->kmm, spot->addr, false);
-	trace_ksm_merge_one_page(page_to_pfn(zero), word, mm, err);
-	if (err && word)
-		ksm_doubt(word);
-	else if (word)
-		ksm_set_word(spot->kmm, word, 0);
-out_mmap:
-	mmap_read_unlock(mm);
-	return err;
+	for (i = 0; i < nr; i++)
+		jobs[i]->err = ksm_supply(jobs[i]);
+	for (i = 0; i < nr; i += ksm_do_group(kmm, jobs + i, nr - i))
+		cond_resched();
+	for (i = 0; i < nr; i++) {
+		if (!jobs[i]->err)
+			continue;
+		ksm_free_mapping(jobs[i]->mapping);
+		if (jobs[i]->word)
+			ksm_doubt(jobs[i]->word);
+	}
 }
 
 /**
@@ -587,9 +742,9 @@ void ksm_adopt(const struct ksm_spot *spot)
 		if (folio_test_ksm(folio) && folio_trylock(folio)) {
 			node = folio_stable_node(folio);
 			if (node) {
-				ksm_record(spot, word, mapping, node,
-					   vma->anon_vma,
-					   linear_page_index(vma, spot->addr));
+				ksm_link_mapping(mapping, node, vma->anon_vma,
+						 linear_page_index(vma, spot->addr));
+				ksm_word_set_mapping(spot->kmm, word, mapping);
 				trace_ksm_merge_with_ksm_page(page,
 							      page_to_pfn(page),
 							      mapping, mm, 0);
@@ -601,136 +756,4 @@ void ksm_adopt(const struct ksm_spot *spot)
 	mmap_read_unlock(mm);
 	if (!node)
 		ksm_free_mapping(mapping);
-}
-
-/* Map @kfolio instead of the KSM page that the record is of. */
-static void ksm_fold_into(struct ksm_target *target,
-			  struct ksm_mapping *mapping, struct folio *kfolio,
-			  struct ksm_stable_node *node)
-{
-	struct ksm_stable_node *old = mapping->node;
-
-	if (folio_stable_node(target->folio) != old ||
-	    node->nr_mappings >= ksm_knobs.max_page_sharing)
-		return;
-	if (!ksm_may_meet(target->folio, kfolio))
-		return;
-	/* The record goes with this mapping, and must not leave others behind */
-	if (!ksm_mapping_fits(mapping, target->vma, target->addr) ||
-	    ksm_mapping_needed(mapping, target->folio, target->vma))
-		return;
-	if (ksm_protect(target) ||
-	    !pages_identical(&target->folio->page, &kfolio->page))
-		return;
-	if (!ksm_replace(target, &kfolio->page))
-		ksm_move_mapping(mapping, target->folio, node);
-}
-
-/**
- * ksm_fold - map another KSM page of the same content, to give this one up
- * @spot: where it is mapped, and recorded; its kmm->lock is held
- *
- * Context: may sleep.
- */
-void ksm_fold(const struct ksm_spot *spot)
-{
-	u64 *word = ksm_word(spot->kmm, spot->addr, false);
-	struct ksm_mapping *mapping = word ? ksm_word_mapping(*word) : NULL;
-	struct mm_struct *mm = spot->kmm->mm;
-	struct ksm_stable_node *node;
-	struct ksm_target target;
-	struct folio *kfolio;
-
-	node = mapping ? ksm_index_find_fold(mapping->node) : NULL;
-	if (!node)
-		return;
-	mmap_read_lock(mm);
-	kfolio = ksm_get_kfolio(node);
-	if (!IS_ERR(kfolio)) {
-		if (!ksm_get_target(&target, mm, spot->addr, true,
-				    node->key.fingerprint)) {
-			ksm_fold_into(&target, mapping, kfolio, node);
-			ksm_put_target(&target);
-		}
-		folio_unlock(kfolio);
-		folio_put(kfolio);
-	}
-	mmap_read_unlock(mm);
-	ksm_put_node(node);
-}
-
-/* --------------------------------------------------------------------- swap-in */
-
-/* May a page of the swap cache be mapped here as it is? */
-static bool ksm_fits(struct folio *folio, struct vm_area_struct *area,
-		     unsigned long address)
-{
-	struct anon_vma *anon_vma;
-
-	/*
-	 * A KSM page fits where its rmap leads; but where merging has been
-	 * given up it is not wanted any more.
-	 */
-	if (folio_test_ksm(folio))
-		return (area->vm_flags & VM_MERGEABLE) &&
-		       READ_ONCE(ksm_knobs.run) != KSM_UNMERGE &&
-		       ksm_rmap_finds(folio, area, address);
-	anon_vma = folio_anon_vma(folio);
-	if (!anon_vma)
-		return true;
-	/*
-	 * Else the rmap would look for it elsewhere.  Not mapped, it does not
-	 * keep its anon_vma alive: that may be gone.
-	 */
-	return folio->index == linear_page_index(area, address) &&
-	       ksm_linked(area, anon_vma);
-}
-
-/**
- * ksm_might_need_to_copy - can a page from the swap cache be mapped here?
- * @swapcache: the page, locked
- * @area: in which the fault was
- * @address: at which it was
- *
- * Sharers of a KSM page that was swapped out have its swap entry in common,
- * but the page that is read in for one of them is an ordinary one, of that
- * one's anon_vma and offset.  The others get copies, and may be merged again.
- *
- * Context: mmap_lock or the area's lock held; may sleep.
- * Return: @swapcache; a locked copy with a reference of its own; NULL without
- * memory; -EHWPOISON if what would be copied is poisoned.
- */
-struct folio *ksm_might_need_to_copy(struct folio *swapcache,
-				     struct vm_area_struct *area,
-				     unsigned long address)
-{
-	struct page *source = folio_page(swapcache, 0);
-	struct folio *copy;
-
-	if (folio_test_large(swapcache) || ksm_fits(swapcache, area, address))
-		return swapcache;
-	if (PageHWPoison(source))
-		return ERR_PTR(-EHWPOISON);
-	/* The caller reports what went wrong with the read */
-	if (!folio_test_uptodate(swapcache))
-		return swapcache;
-
-	copy = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, area, address, false);
-	if (!copy)
-		return NULL;
-	if (mem_cgroup_charge(copy, area->vm_mm, GFP_KERNEL)) {
-		folio_put(copy);
-		return NULL;
-	}
-	if (copy_mc_user_highpage(folio_page(copy, 0), source, address, area)) {
-		folio_put(copy);
-		return ERR_PTR(-EHWPOISON);
-	}
-	folio_set_dirty(copy);
-	__folio_mark_uptodate(copy);
-	__folio_set_locked(copy);
-#ifdef CONFIG_SWAP
-	count_vm_event(KSM_SWPIN_COPY);
-#endif
-	return copy;
 }

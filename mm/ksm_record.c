@@ -95,6 +95,7 @@ void ksm_set_word(struct ksm_mm *kmm, u64 *word, u64 value)
 void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 			  struct ksm_mapping *mapping)
 {
+	WARN_ON_ONCE(ksm_word_mapping(*word));
 	ksm_set_word(kmm, word, (unsigned long)mapping | KSM_WORD_MAPPING);
 	kmm->mm->ksm_merging_pages++;
 	ksm_account(kmm, sizeof(*mapping));
