@@ -28,6 +28,7 @@ static const char * const ksm_window_names[] = {
 	[KSM_WINDOW_PROTECT]		= "protect",
 	[KSM_WINDOW_REPLACE]		= "replace",
 	[KSM_WINDOW_FOUND]		= "found",
+	[KSM_WINDOW_BREAK]		= "break",
 	[KSM_WINDOW_EXIT]		= "exit",
 };
 

@@ -59,6 +59,7 @@
  * @KSM_WINDOW_PROTECT: a page was found, and is to be write-protected
  * @KSM_WINDOW_REPLACE: two pages were equal, and one is to be replaced
  * @KSM_WINDOW_FOUND: a batch was collected, and nothing of it is held
+ * @KSM_WINDOW_BREAK: KSM pages are to be given up, and nothing is held
  * @KSM_WINDOW_EXIT: an mm is marked as exiting, and scanners may be inside
  */
 enum ksm_window {
@@ -74,6 +75,7 @@ enum ksm_window {
 	KSM_WINDOW_PROTECT,
 	KSM_WINDOW_REPLACE,
 	KSM_WINDOW_FOUND,
+	KSM_WINDOW_BREAK,
 	KSM_WINDOW_EXIT,
 };
 

@@ -2,15 +2,55 @@
 /*
  * KSM: giving those who share a page pages of their own again.
  */
+#include <linux/highmem.h>
+#include <linux/hugetlb.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/pagewalk.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
+#include <linux/vmstat.h>
+#include <asm/tlbflush.h>
 #include "internal.h"
 #include "ksm_internal.h"
+
+/* Pages that are given up at a time: meanwhile their page table is locked. */
+#define KSM_BREAK_PAGES		32
+
+/**
+ * struct ksm_broken - a page that is given up for one of one's own
+ * @addr: its address
+ * @pte: the entry that maps it
+ * @folio: the page of one's own; once that is mapped, the one given up; NULL
+ *	if that was the zero page
+ */
+struct ksm_broken {
+	unsigned long addr;
+	pte_t pte;
+	struct folio *folio;
+};
+
+/**
+ * struct ksm_break - some pages of one page table that are given up
+ * @vma: their area
+ * @pmd: through which their page table is found
+ * @next: address at which to go on
+ * @fault: what is at @next takes a fault
+ * @nr: how many of @pages are used
+ * @pages: the pages
+ */
+struct ksm_break {
+	struct vm_area_struct *vma;
+	pmd_t *pmd;
+	unsigned long next;
+	bool fault;
+	unsigned int nr;
+	struct ksm_broken pages[KSM_BREAK_PAGES];
+};
 
 static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
 			      pte_t pte)
@@ -31,37 +71,49 @@ static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
 	       folio_test_ksm(pfn_swap_entry_folio(entry));
 }
 
+/* Is it clear what the fault would do that gives up a merged page? */
+static bool ksm_pte_is_simple(pte_t pte)
+{
+	return pte_present(pte) && !pte_protnone(pte) &&
+	       !PageHWPoison(pte_page(pte));
+}
+
 /*
- * Stop at the first entry that KSM has made, or where there is a reason not to
- * go on; walk->private is set to the address.
+ * Collect entries that KSM has made and that are simple.  Stop when there are
+ * enough, at the end of a page table, before the first that is not simple, or
+ * where there is a reason not to go on.
  */
 static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
 			   struct mm_walk *walk)
 {
+	struct ksm_break *batch = walk->private;
 	pmd_t pmd = pmdp_get_lockless(pmdp);
-	pte_t *start, *ptep;
+	pte_t *start, *ptep, pte;
 	spinlock_t *ptl;	/* of the page table */
-	int found = 0;
 
 	cond_resched();
-	if (signal_pending(current) || ksm_mm_dying(walk->mm)) {
-		*(unsigned long *)walk->private = addr;
+	batch->next = addr;
+	if (signal_pending(current) || ksm_mm_dying(walk->mm))
 		return -EINTR;
-	}
 	if (!pmd_present(pmd) || pmd_leaf(pmd))
 		return 0;
 	start = pte_offset_map_lock(walk->mm, pmdp, addr, &ptl);
 	if (!start)
 		return 0;
+	batch->pmd = pmdp;
 	for (ptep = start; addr < end; ptep++, addr += PAGE_SIZE) {
-		if (!ksm_pte_is_merged(walk->vma, addr, ptep_get(ptep)))
+		pte = ptep_get(ptep);
+		if (!ksm_pte_is_merged(walk->vma, addr, pte))
 			continue;
-		*(unsigned long *)walk->private = addr;
-		found = 1;
-		break;
+		batch->next = addr;
+		batch->fault = !ksm_pte_is_simple(pte);
+		if (batch->fault || batch->nr == KSM_BREAK_PAGES)
+			break;
+		batch->pages[batch->nr].addr = addr;
+		batch->pages[batch->nr++].pte = pte;
 	}
 	pte_unmap_unlock(start, ptl);
-	return found;
+	return batch->nr || batch->fault;
 }
 
 static const struct mm_walk_ops ksm_find_merged_ops = {
@@ -74,6 +126,221 @@ static const struct mm_walk_ops ksm_find_merged_write_ops = {
 	.walk_lock = PGWALK_WRLOCK,
 };
 
+/* Who says on which node the area's pages are to be, if anybody does. */
+static bool ksm_has_policy(struct vm_area_struct *vma)
+{
+#ifdef CONFIG_NUMA
+	return vma->vm_policy || current->mempolicy ||
+	       (vma->vm_ops && vma->vm_ops->get_policy);
+#else
+	return false;
+#endif
+}
+
+/* Pages for the first of the batch, at least for one if there is memory. */
+static unsigned int ksm_alloc_pages(struct ksm_break *batch, struct page **own)
+{
+	struct folio *folio;
+	unsigned int i;
+
+	if (!ksm_has_policy(batch->vma))
+		return alloc_pages_bulk_array(GFP_HIGHUSER_MOVABLE, batch->nr,
+					      own);
+	for (i = 0; i < batch->nr; i++) {
+		folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, batch->vma,
+					batch->pages[i].addr, false);
+		if (!folio)
+			break;
+		own[i] = folio_page(folio, 0);
+	}
+	return i;
+}
+
+/*
+ * Get pages as a fault would get each of them; if memory is short, then not
+ * for all of the batch.
+ */
+static int ksm_alloc_batch(struct ksm_break *batch)
+{
+	struct page *own[KSM_BREAK_PAGES] = { };
+	unsigned int i, nr = ksm_alloc_pages(batch, own);
+	struct folio *folio;
+
+	for (i = 0; i < nr; i++) {
+		folio = page_folio(own[i]);
+		if (mem_cgroup_charge(folio, batch->vma->vm_mm, GFP_KERNEL))
+			break;
+		folio_throttle_swaprate(folio, GFP_KERNEL);
+		batch->pages[i].folio = folio;
+	}
+	batch->nr = i;
+	for (; i < nr; i++)
+		put_page(own[i]);
+	return batch->nr ? 0 : -ENOMEM;
+}
+
+/* Release what the batch has not mapped, and what it has replaced. */
+static void ksm_free_batch(struct ksm_break *batch)
+{
+	struct folio *folio;
+	unsigned int i;
+
+	for (i = 0; i < batch->nr; i++) {
+		folio = batch->pages[i].folio;
+		if (!folio)
+			continue;
+		free_swap_cache(folio);
+		folio_put(folio);
+	}
+}
+
+static pte_t *ksm_ptep_of(struct ksm_break *batch, pte_t *start,
+			  struct ksm_broken *page)
+{
+	return start + ((page->addr - batch->pages->addr) >> PAGE_SHIFT);
+}
+
+/*
+ * The same entry, but perhaps of another page, which somebody has pinned: the
+ * KSM page may have been freed and its memory used again since it was seen.
+ */
+static bool ksm_still_merged(pte_t pte)
+{
+	return is_zero_pfn(pte_pfn(pte)) || PageKsm(pte_page(pte));
+}
+
+static bool ksm_copy(struct ksm_broken *page, struct vm_area_struct *vma)
+{
+	struct page *own = folio_page(page->folio, 0);
+
+	if (is_zero_pfn(pte_pfn(page->pte)))
+		clear_user_highpage(own, page->addr);
+	else if (copy_mc_user_highpage(own, pte_page(page->pte), page->addr,
+				       vma))
+		return false;
+	/* Orders the content before the entry that maps it */
+	__folio_mark_uptodate(page->folio);
+	return true;
+}
+
+/*
+ * Copy up to the first that has changed.  Nobody writes to a KSM page, and it
+ * stays what and where it is while it is mapped here and the page table is
+ * locked, so no reference is needed.  Returns how many have been copied.
+ */
+static unsigned int ksm_copy_batch(struct ksm_break *batch, pte_t *start)
+{
+	struct ksm_broken *page = batch->pages, *end = page + batch->nr;
+
+	for (; page < end; page++) {
+		batch->next = page->addr;
+		if (!pte_same(ptep_get(ksm_ptep_of(batch, start, page)),
+			      page->pte) || !ksm_still_merged(page->pte))
+			break;
+		if (!ksm_copy(page, batch->vma)) {
+			batch->fault = true;
+			break;
+		}
+		batch->next += PAGE_SIZE;
+	}
+	return page - batch->pages;
+}
+
+/*
+ * The entry of the page of one's own: not writable, for nobody has asked to
+ * write.  What userfaultfd and soft-dirty have noted is about the address.
+ */
+static pte_t ksm_own_pte(struct ksm_broken *page, struct vm_area_struct *vma)
+{
+	pte_t pte = mk_pte(folio_page(page->folio, 0), vma->vm_page_prot);
+
+	pte = pte_sw_mkyoung(pte);
+	if (pte_soft_dirty(page->pte))
+		pte = pte_mksoft_dirty(pte);
+	if (pte_uffd_wp(page->pte))
+		pte = pte_mkuffd_wp(pte);
+	return pte;
+}
+
+/* Map the page of one's own; the other is to be released when that is safe. */
+static void ksm_map_own(struct ksm_broken *page, struct vm_area_struct *vma,
+			pte_t *ptep)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	struct folio *kfolio;
+
+	folio_add_new_anon_rmap(page->folio, vma, page->addr, RMAP_EXCLUSIVE);
+	folio_add_lru_vma(page->folio, vma);
+	set_pte_at(mm, page->addr, ptep, ksm_own_pte(page, vma));
+	update_mmu_cache(vma, page->addr, ptep);
+
+	if (is_zero_pfn(pte_pfn(page->pte))) {
+		ksm_might_unmap_zero_page(mm, page->pte);
+		inc_mm_counter(mm, MM_ANONPAGES);
+		page->folio = NULL;
+		return;
+	}
+	kfolio = page_folio(pte_page(page->pte));
+	/* Once it is not mapped any more, others may take it for theirs alone */
+	folio_remove_rmap_pte(kfolio, folio_page(kfolio, 0), vma);
+	page->folio = kfolio;
+	count_vm_event(COW_KSM);
+}
+
+/*
+ * Replace the entries of the first @nr.  All are cleared, and gone from every
+ * TLB, before one is set: nobody may go on reading the old page when somebody
+ * can write to the new one.
+ */
+static void ksm_replace_batch(struct ksm_break *batch, pte_t *start,
+			      unsigned int nr)
+{
+	struct ksm_broken *page, *end = batch->pages + nr;
+	struct vm_area_struct *vma = batch->vma;
+
+	for (page = batch->pages; page < end; page++) {
+		flush_cache_page(vma, page->addr, pte_pfn(page->pte));
+		ptep_get_and_clear(vma->vm_mm, page->addr,
+				   ksm_ptep_of(batch, start, page));
+	}
+	flush_tlb_range(vma, batch->pages->addr, end[-1].addr + PAGE_SIZE);
+	for (page = batch->pages; page < end; page++)
+		ksm_map_own(page, vma, ksm_ptep_of(batch, start, page));
+}
+
+/*
+ * Give up the pages of a batch, as the fault of a reader who wants each for
+ * himself would.  batch->next is where it has changed meanwhile, if it has.
+ */
+static int ksm_break_batch(struct ksm_break *batch)
+{
+	struct mm_struct *mm = batch->vma->vm_mm;
+	struct mmu_notifier_range range;
+	unsigned long first = batch->pages->addr;
+	spinlock_t *ptl;	/* of the page table */
+	unsigned int done;
+	pte_t *ptep;
+
+	batch->fault = false;
+	if (ksm_alloc_batch(batch))
+		return -ENOMEM;
+	ksm_window(KSM_WINDOW_BREAK);
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, first,
+				batch->pages[batch->nr - 1].addr + PAGE_SIZE);
+	mmu_notifier_invalidate_range_start(&range);
+	batch->next = first;
+	ptep = pte_offset_map_lock(mm, batch->pmd, first, &ptl);
+	if (ptep) {
+		done = ksm_copy_batch(batch, ptep);
+		if (done)
+			ksm_replace_batch(batch, ptep, done);
+		pte_unmap_unlock(ptep, ptl);
+	}
+	mmu_notifier_invalidate_range_end(&range);
+	ksm_free_batch(batch);
+	return 0;
+}
+
 /**
  * ksm_break - give a range of an area pages of its own again
  * @vma: the area
@@ -82,9 +349,10 @@ static const struct mm_walk_ops ksm_find_merged_write_ops = {
  * @lock_vma: mmap_lock is held for write, and faults under the area's own
  *	lock must be kept out as well
  *
- * Each KSM page is broken by the fault that a reader who wants the page for
- * himself would take.  A fault may have to be repeated, for example while the
- * page is migrated, so each address is looked at until it is none of ours.
+ * Each KSM page is given up as in the fault that a reader who wants the page
+ * for himself would take: many at a time, or by such a fault where that does
+ * not work.  A fault may have to be repeated, for example while the page is
+ * migrated, so each address is looked at until it is none of ours.
  *
  * What KSM remembers of the pages is left for the next scan to find outdated.
  *
@@ -96,20 +364,27 @@ int ksm_break(struct vm_area_struct *vma, unsigned long start,
 {
 	const struct mm_walk_ops *ops = lock_vma ? &ksm_find_merged_write_ops :
 						   &ksm_find_merged_ops;
+	struct ksm_break batch;
 	vm_fault_t fault;
 	int found;
 
 	if (!vma->anon_vma)
 		return 0;
+	batch.vma = vma;
 	while (start < end) {
 		if (ksm_mm_dying(vma->vm_mm))
 			return 0;
 		if (signal_pending(current))
 			return -ERESTARTSYS;
-		found = walk_page_range_vma(vma, start, end, ops, &start);
+		batch.nr = 0;
+		batch.fault = false;
+		found = walk_page_range_vma(vma, start, end, ops, &batch);
 		if (!found)
 			return 0;
-		if (found < 0)
+		if (batch.nr && ksm_break_batch(&batch))
+			return -ENOMEM;
+		start = batch.next;
+		if (!batch.fault)
 			continue;
 		fault = handle_mm_fault(vma, start, FAULT_FLAG_UNSHARE |
 					FAULT_FLAG_REMOTE, NULL);
