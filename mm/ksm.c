@@ -362,6 +362,16 @@ void ksm_free_mapping(struct ksm_mapping *mapping)
 		kmem_cache_free(ksm_mapping_cache, mapping);
 }
 
+/**
+ * ksm_free_mappings - free many of them, for less than one by one
+ * @mappings: records that are not linked
+ * @nr: how many; may be 0
+ */
+void ksm_free_mappings(void **mappings, unsigned int nr)
+{
+	kmem_cache_free_bulk(ksm_mapping_cache, nr, mappings);
+}
+
 static void ksm_list_mapping(struct ksm_mapping *mapping,
 			     struct ksm_stable_node *node)
 {
@@ -439,7 +449,8 @@ void ksm_move_mapping(struct ksm_mapping *mapping, struct folio *folio,
 
 /**
  * ksm_unlink_mapping - forget a mapping of a KSM page
- * @mapping: a linked record, whose own mapping is gone; freed on success
+ * @mapping: a linked record, whose own mapping is gone; on success it is the
+ *	caller's to free
  * @drop: at what cost
  *
  * Context: no folio lock held; may sleep, and unless @drop is KSM_DROP_TRY no
@@ -467,7 +478,6 @@ bool ksm_unlink_mapping(struct ksm_mapping *mapping, enum ksm_drop drop)
 	}
 	put_anon_vma(mapping->anon_vma);
 	ksm_put_node(node);
-	ksm_free_mapping(mapping);
 	return true;
 }
 

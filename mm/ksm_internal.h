@@ -353,6 +353,7 @@ void ksm_put_node(struct ksm_stable_node *node);
 void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node);
 struct ksm_mapping *ksm_new_mapping(void);
 void ksm_free_mapping(struct ksm_mapping *mapping);
+void ksm_free_mappings(void **mappings, unsigned int nr);
 void ksm_link_mapping(struct ksm_mapping *mapping,
 		      struct ksm_stable_node *node,
 		      struct anon_vma *anon_vma, pgoff_t pgoff);

@@ -101,17 +101,8 @@ void ksm_word_set_mapping(struct ksm_mm *kmm, u64 *word,
 	ksm_account(kmm, sizeof(*mapping));
 }
 
-/**
- * ksm_drop_word - forget a page
- * @kmm: the address space
- * @word: the page's; 0 on success
- * @drop: at what cost, if it is a merged one
- *
- * Context: @kmm->lock held; may sleep; no folio reference held unless @drop is
- * KSM_DROP_TRY.
- * Return: false if the record has to stay.
- */
-bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
+/* Forget a page; its record, if it is a merged one, is then to be freed. */
+static bool ksm_clear_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
 {
 	struct ksm_mapping *mapping = ksm_word_mapping(*word);
 
@@ -126,6 +117,26 @@ bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
 		ksm_account(kmm, -(long)sizeof(*mapping));
 	}
 	ksm_set_word(kmm, word, 0);
+	return true;
+}
+
+/**
+ * ksm_drop_word - forget a page
+ * @kmm: the address space
+ * @word: the page's; 0 on success
+ * @drop: at what cost, if it is a merged one
+ *
+ * Context: @kmm->lock held; may sleep; no folio reference held unless @drop is
+ * KSM_DROP_TRY.
+ * Return: false if the record has to stay.
+ */
+bool ksm_drop_word(struct ksm_mm *kmm, u64 *word, enum ksm_drop drop)
+{
+	struct ksm_mapping *mapping = ksm_word_mapping(*word);
+
+	if (!ksm_clear_word(kmm, word, drop))
+		return false;
+	ksm_free_mapping(mapping);
 	return true;
 }
 
@@ -188,6 +199,24 @@ bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end)
 /* What it costs to drop a record, in words that are not of merged pages. */
 #define KSM_RECORD_LOOKS	64
 
+/* Those that have to stay are left.  Returns how many looks it took. */
+static unsigned int ksm_forget_words(struct ksm_mm *kmm, u64 *word,
+				     unsigned int nr, enum ksm_drop drop)
+{
+	void *cleared[KSM_CHUNK_PAGES];
+	unsigned int nr_cleared = 0, took = 0;
+	struct ksm_mapping *mapping;
+
+	for (; nr; nr--, word++) {
+		mapping = ksm_word_mapping(*word);
+		took += mapping ? KSM_RECORD_LOOKS : 1;
+		if (*word && ksm_clear_word(kmm, word, drop) && mapping)
+			cleared[nr_cleared++] = mapping;
+	}
+	ksm_free_mappings(cleared, nr_cleared);
+	return took;
+}
+
 /**
  * ksm_forget - drop what is remembered of a range
  * @kmm: the address space
@@ -208,7 +237,7 @@ unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 	struct ksm_chunk *chunk;
 	unsigned int nr, took;
 	unsigned long index;
-	u64 *word;
+	u64 *words;
 
 	if (start >= end)
 		return end;
@@ -216,13 +245,8 @@ unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 			  ksm_chunk_index(end - 1)) {
 		if (looks && !*looks)
 			return index << KSM_CHUNK_SHIFT;
-		took = 0;
-		for (word = ksm_words_of(chunk, index, start, end, &nr); nr;
-		     nr--, word++) {
-			took += ksm_word_mapping(*word) ? KSM_RECORD_LOOKS : 1;
-			if (*word)
-				ksm_drop_word(kmm, word, drop);
-		}
+		words = ksm_words_of(chunk, index, start, end, &nr);
+		took = ksm_forget_words(kmm, words, nr, drop);
 		if (ksm_chunk_empty(chunk))
 			ksm_free_chunk(kmm, index, chunk);
 		if (looks)
