@@ -520,27 +520,28 @@ int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
 
 /**
  * struct ksm_filter - which fingerprints were seen, and which of them twice
- * @words: of 32 pairs of bits, one for "seen" and one for "seen again"
- * @nr: number of words
+ * @words: of 32 pairs of bits, one for "seen" and one for "seen again"; two
+ *	words stand together, of this pass and of the last one, by the number of
+ *	the pass.  Several may write to those of this pass at a time
+ * @nr: number of such twos
  *
  * A Bloom filter: a fingerprint has three pairs, all of them in one word.  It
  * was seen before if all three have been seen.
  */
 struct ksm_filter {
-	u64 *words;
+	atomic64_t (*words)[2];
 	u32 nr;
 };
 
-#define KSM_FILTER_MIN		512UL	/* words */
-#define KSM_FILTER_PAGES	5	/* for a word */
+#define KSM_FILTER_MIN		512UL	/* twos */
+#define KSM_FILTER_PAGES	5	/* for one of them */
 #define KSM_PAIR_SHIFT		5
 
-/* That of this pass and that of the last one, by the number of the pass. */
-static struct ksm_filter ksm_filters[2];
+static struct ksm_filter ksm_filter;
 
 static unsigned long ksm_filter_bytes(const struct ksm_filter *filter)
 {
-	return filter->words ? filter->nr * sizeof(u64) : 0;
+	return filter->words ? filter->nr * sizeof(*filter->words) : 0;
 }
 
 static void ksm_filter_free(struct ksm_filter *filter)
@@ -550,36 +551,73 @@ static void ksm_filter_free(struct ksm_filter *filter)
 	filter->words = NULL;
 }
 
+/* Words that this pass has to itself. */
+static void ksm_filter_clear(struct ksm_filter *filter)
+{
+	u32 at;
+
+	for (at = 0; at < filter->nr; at++) {
+		atomic64_set(&filter->words[at][ksm_pass & 1], 0);
+		if (!(at % SZ_64K))
+			cond_resched();
+	}
+}
+
+/*
+ * What the last pass has seen, in a filter of another size.  Each word gets
+ * whatever those have in which its fingerprints were looked for.  Without them,
+ * every page may have been there twice.
+ */
+static void ksm_filter_carry(struct ksm_filter *filter,
+			     const struct ksm_filter *old)
+{
+	const unsigned int last = ~ksm_pass & 1;
+	u32 at, from, to;
+	s64 word;
+
+	for (at = 0; at < filter->nr; at++) {
+		word = old->words ? 0 : -1;
+		if (old->words) {
+			from = div_u64((u64)at * old->nr, filter->nr);
+			to = div_u64((u64)(at + 1) * old->nr - 1, filter->nr);
+			for (; from <= to; from++)
+				word |= atomic64_read(&old->words[from][last]);
+		}
+		atomic64_set(&filter->words[at][last], word);
+		if (!(at % SZ_64K))
+			cond_resched();
+	}
+}
+
 /* Without memory there is no filter, and every page may become a candidate. */
 static void ksm_filter_renew(struct ksm_filter *filter, unsigned long pages)
 {
+	struct ksm_filter old = *filter;
 	u32 nr = clamp(pages / KSM_FILTER_PAGES, KSM_FILTER_MIN,
-		       INT_MAX / sizeof(u64));
+		       INT_MAX / sizeof(*filter->words));
 
 	/* Is the old one about as large? */
 	if (filter->words && filter->nr >= nr && filter->nr <= nr + nr / 8) {
-		unsigned long at, bytes = ksm_filter_bytes(filter);
-
-		for (at = 0; at < bytes; at += SZ_1M) {
-			memset((void *)filter->words + at, 0,
-			       min(bytes - at, SZ_1M));
-			cond_resched();
-		}
+		ksm_filter_clear(filter);
 		return;
 	}
-	ksm_filter_free(filter);
-	filter->words = kvcalloc(nr, sizeof(u64), GFP_KERNEL | __GFP_NOWARN |
-						  __GFP_RETRY_MAYFAIL);
+	filter->words = kvcalloc(nr, sizeof(*filter->words),
+				 GFP_KERNEL | __GFP_NOWARN |
+				 __GFP_RETRY_MAYFAIL);
 	filter->nr = nr;
+	if (filter->words)
+		ksm_filter_carry(filter, &old);
 	atomic_long_add(ksm_filter_bytes(filter), &ksm_counters.metadata);
+	ksm_filter_free(&old);
 }
 
-/* The low half of what is used tells the word, the rest the pairs in it. */
-static u64 *ksm_filter_word(const struct ksm_filter *filter, u64 fingerprint)
+/* The low half of what is used tells the words, the rest the pairs in them. */
+static atomic64_t *ksm_filter_words(const struct ksm_filter *filter,
+				    u64 fingerprint)
 {
 	u32 at = fingerprint >> KSM_FINGERPRINT_SHIFT;
 
-	return &filter->words[reciprocal_scale(at, filter->nr)];
+	return filter->words[reciprocal_scale(at, filter->nr)];
 }
 
 /* The bits of "seen" of its three pairs.  Those of "seen again" are one up. */
@@ -593,13 +631,11 @@ static u64 ksm_filter_bits(u64 fingerprint)
 	       BIT_ULL(2 * (at >> 2 * KSM_PAIR_SHIFT));
 }
 
-static bool ksm_seen_again(const struct ksm_filter *filter, u64 fingerprint,
-			   u64 seen)
+static bool ksm_seen_again(const atomic64_t *words, u64 seen)
 {
 	u64 again = seen << 1;
 
-	return !filter->words ||
-	       (*ksm_filter_word(filter, fingerprint) & again) == again;
+	return (atomic64_read(&words[~ksm_pass & 1]) & again) == again;
 }
 
 /**
@@ -610,7 +646,9 @@ static bool ksm_seen_again(const struct ksm_filter *filter, u64 fingerprint,
  */
 bool ksm_seen_twice(u64 fingerprint)
 {
-	return ksm_seen_again(&ksm_filters[~ksm_pass & 1], fingerprint,
+	if (!ksm_filter.words)
+		return true;
+	return ksm_seen_again(ksm_filter_words(&ksm_filter, fingerprint),
 			      ksm_filter_bits(fingerprint));
 }
 
@@ -623,15 +661,20 @@ bool ksm_seen_twice(u64 fingerprint)
  */
 bool ksm_seen(u64 fingerprint)
 {
-	struct ksm_filter *filter = &ksm_filters[ksm_pass & 1];
 	u64 seen = ksm_filter_bits(fingerprint);
-	u64 *word;
+	atomic64_t *words, *word;
+	s64 old, new;
 
-	if (filter->words) {
-		word = ksm_filter_word(filter, fingerprint);
-		*word |= (*word & seen) == seen ? seen << 1 : seen;
-	}
-	return ksm_seen_again(&ksm_filters[~ksm_pass & 1], fingerprint, seen);
+	if (!ksm_filter.words)
+		return true;
+	words = ksm_filter_words(&ksm_filter, fingerprint);
+	word = &words[ksm_pass & 1];
+	old = atomic64_read(word);
+	/* Of two at a time that see the same, one sees it again */
+	do {
+		new = old | ((old & seen) == seen ? seen << 1 : seen);
+	} while (new != old && !atomic64_try_cmpxchg_relaxed(word, &old, new));
+	return ksm_seen_again(words, seen);
 }
 
 /* --------------------------------------------------------------- the candidates */
@@ -770,7 +813,7 @@ static int ksm_candidates_init(void)
 void ksm_index_start_pass(void)
 {
 	ksm_pass++;
-	ksm_filter_renew(&ksm_filters[ksm_pass & 1], ksm_expected_pages());
+	ksm_filter_renew(&ksm_filter, ksm_expected_pages());
 }
 
 /**
@@ -796,8 +839,7 @@ void ksm_index_end_pass(void)
 void ksm_index_idle(void)
 {
 	ksm_index_end_pass();
-	ksm_filter_free(&ksm_filters[0]);
-	ksm_filter_free(&ksm_filters[1]);
+	ksm_filter_free(&ksm_filter);
 }
 
 /**
