@@ -17,16 +17,17 @@
 #include "ksm_internal.h"
 
 #define KSM_BATCH_ENTRIES	8192	/* looked at under one mmap_lock */
-#define KSM_STRETCH_SHIFT	(PAGE_SHIFT + 5) /* under one page table lock */
-#define KSM_WATCH_PASSES	6	/* for which pages must have kept still */
 #define KSM_WATCH_PAGES		16	/* for which a TLB flush is worth while */
-#define KSM_READ_PASSES		32	/* in one of which a page is read anyway */
+#define KSM_READ_PASSES		64	/* in one of which a page is read anyway */
+
+static bool ksm_batch_enough(struct ksm_batch *batch)
+{
+	return batch->nr == KSM_BATCH_PAGES || batch->scanned >= batch->limit;
+}
 
 static bool ksm_batch_full(struct ksm_batch *batch)
 {
-	return batch->nr == KSM_BATCH_PAGES ||
-	       batch->scanned >= batch->limit ||
-	       batch->entries >= KSM_BATCH_ENTRIES;
+	return ksm_batch_enough(batch) || batch->entries >= KSM_BATCH_ENTRIES;
 }
 
 static struct ksm_found *ksm_found(struct ksm_batch *batch,
@@ -39,6 +40,7 @@ static struct ksm_found *ksm_found(struct ksm_batch *batch,
 	found->page = NULL;
 	found->watched = false;
 	found->dirty = false;
+	found->locked = false;
 	return found;
 }
 
@@ -56,7 +58,7 @@ static bool ksm_skip_page(u64 *word)
 	unsigned int age, skips;
 	bool skip = false;
 
-	if (!READ_ONCE(ksm_knobs.smart_scan) || !(*word & KSM_WORD_PAGE))
+	if (!(*word & KSM_WORD_PAGE))
 		return false;
 
 	age = FIELD_GET(KSM_WORD_AGE, *word);
@@ -90,13 +92,31 @@ static bool ksm_page_has_tags(struct page *page)
  * need to read it again.  The folio must be told that it is dirty, or reclaim
  * takes it for clean.
  *
- * The TLB must be flushed before the page table lock is let go.  A processor
- * that still takes the entry for a dirty one writes without marking it, and
- * reclaim, which goes by the mark, then writes the page out before that
- * processor has stopped writing to it (set_tlb_ubc_flush_pending()).  The flush
- * costs those who use the memory more than reading a page costs ksmd: so pages
- * are watched where all that is read of a stretch keeps still, and several at a
- * time, or else when it is time to read the stretch anyway.
+ * Until the TLB has been flushed, a processor that still takes the entry for a
+ * dirty one writes without marking it.  Nobody may go by the mark so long.  Nor
+ * should a fault wait for the flush, so it is done after the page table lock has
+ * been let go.  What keeps the others away:
+ *
+ * - The folio lock.  Reclaim, which need not flush for a clean entry before it
+ *   writes the page out (set_tlb_ubc_flush_pending()), migration, which makes of
+ *   the mark one of its own, splitting a folio, and UFFDIO_MOVE take it before
+ *   they touch the entry.  MADV_FREE, which takes the mark away, tries it if the
+ *   folio is dirty, as it is by then, or is huge.  So does whoever takes the dirty
+ *   mark from the folio.  Here it is only tried, too.
+ * - mmap_lock, held for reading until the flush is over.  fork, mremap, mprotect
+ *   and khugepaged take it for writing.
+ * - Who unmaps the page, makes small entries of a huge one or breaks its sharing
+ *   flushes whether the entry is clean or not.  The page does not come back to
+ *   the address meanwhile, or its entry is a new one.
+ * - page_referenced() and NUMA hints leave the mark alone.
+ *
+ * For the rest there is mm_tlb_flush_pending(), which makes those who find the
+ * entry as they want it flush all the same.
+ *
+ * The flush costs those who use the memory more than reading a page costs ksmd:
+ * so pages are watched where all that is read of a stretch keeps still, and
+ * several at a time, or else when it is time to read the stretch anyway.  Only
+ * then are pages watched again that were written to with what they had already.
  *
  * What devices, a virtual machine or the kernel itself write leaves no mark in
  * the entry: hence no pinned pages and no mm with secondary MMUs.  And another
@@ -122,45 +142,58 @@ static unsigned int ksm_page_still(const u64 *word)
 	return FIELD_GET(KSM_WORD_STILL, *word);
 }
 
-/* Is it time to read a page that is watched?  In one pass of 32 or so it is. */
-static bool ksm_page_due(struct ksm_batch *batch, unsigned long addr, u64 word)
+/*
+ * How many passes ago was it time to read what is at an address?  Pages take
+ * turns, by stretches of so many bits of an address.
+ */
+static unsigned int ksm_turn(struct ksm_batch *batch, unsigned long addr,
+			     unsigned int shift)
 {
-	unsigned int due = ((addr >> KSM_STRETCH_SHIFT) + batch->turn) %
-			   KSM_READ_PASSES, skips = 0;
+	return ((addr >> shift) + batch->turn) % KSM_READ_PASSES;
+}
 
-	/* The more of them it misses, the more of the others will do */
-	if (READ_ONCE(ksm_knobs.smart_scan))
+/* Is it time to read a page that is watched? */
+static bool ksm_page_due(struct ksm_batch *batch, u64 word)
+{
+	unsigned int skips = 0;
+
+	/* The more passes it misses, the more of the others will do */
+	if (batch->smart_scan)
 		skips = ksm_skips_for_age(FIELD_GET(KSM_WORD_AGE, word));
-	return due <= skips;
+	return batch->due <= skips;
 }
 
 /* The entry is clean; is the page what the word says? */
-static bool ksm_page_known(struct ksm_batch *batch, struct folio *folio,
-			   unsigned long addr, const u64 *word)
+static bool ksm_word_known(struct ksm_batch *batch, u64 word)
 {
-	return ksm_page_still(word) && (*word & KSM_WORD_WATCHED) &&
-	       !folio_maybe_dma_pinned(folio) &&
-	       !ksm_page_due(batch, addr, *word);
+	const u64 known = KSM_WORD_PAGE | KSM_WORD_WATCHED;
+
+	return (word & (known | KSM_WORD_MAPPING)) == known &&
+	       (word & KSM_WORD_STILL) && !ksm_page_due(batch, word);
 }
 
-/*
- * A page that is not read.  Only if there may be something for it to be merged
- * with it is looked at more closely.
- */
-static void ksm_collect_known(struct ksm_batch *batch, struct page *page,
-			      unsigned long addr, u64 word)
+/* There may be something for a page to be merged with that is not read. */
+static noinline void ksm_collect_seen(struct ksm_batch *batch,
+				      struct page *page, unsigned long addr,
+				      u64 fingerprint)
 {
-	u64 fingerprint = word & KSM_WORD_FINGERPRINT;
-	struct ksm_found *found;
+	struct ksm_found *found = ksm_found(batch, KSM_FOUND_KNOWN, addr);
 
-	if (!ksm_seen(fingerprint) &&
-	    !(READ_ONCE(ksm_knobs.use_zero_pages) &&
-	      ksm_is_zero_fingerprint(fingerprint)))
-		return;
-	found = ksm_found(batch, KSM_FOUND_KNOWN, addr);
 	found->fingerprint = fingerprint;
 	found->pfn = page_to_pfn(page);
 	found->nid = page_to_nid(page);
+}
+
+/* A page that is not read, and in most cases not looked at more closely. */
+static __always_inline void ksm_collect_known(struct ksm_batch *batch,
+					      struct page *page,
+					      unsigned long addr, u64 word)
+{
+	u64 fingerprint = word & KSM_WORD_FINGERPRINT;
+
+	if (ksm_seen(fingerprint) ||
+	    (batch->use_zero_pages && ksm_is_zero_fingerprint(fingerprint)))
+		ksm_collect_seen(batch, page, addr, fingerprint);
 }
 
 /* A page that is to be read. */
@@ -178,13 +211,62 @@ static struct ksm_found *ksm_collect_unread(struct ksm_batch *batch,
 }
 
 /*
- * A present page, under the page table lock; @clean if its entry says that
- * nobody has written to it.  Returns what was found if the page is to be read.
+ * A page whose entry says that nobody has written to it: if it is what its word
+ * says, that is all, as it is for most pages.
+ */
+static __always_inline bool ksm_pass_page(struct ksm_batch *batch,
+					  struct page *page, unsigned long addr,
+					  u64 *word)
+{
+	struct folio *folio = page_folio(page);
+
+	if (!folio_test_anon(folio) || folio_test_ksm(folio) ||
+	    folio_is_zone_device(folio) || PageHWPoison(page) ||
+	    ksm_page_has_tags(page) || folio_maybe_dma_pinned(folio))
+		return false;
+	if (batch->smart_scan && ksm_skip_page(word)) {
+		batch->skipped++;
+	} else {
+		batch->scanned++;
+		batch->unchanged++;
+	}
+	ksm_collect_known(batch, page, addr, *word);
+	return true;
+}
+
+/*
+ * Pass over such pages from an entry on; returns how many.  This is all that
+ * ksmd does where nobody writes, so it is apart from the rest, and short.
+ */
+static noinline unsigned int ksm_pass_over(struct ksm_batch *batch,
+					   struct vm_area_struct *vma,
+					   pte_t *ptep, unsigned long addr,
+					   unsigned long end, u64 *word)
+{
+	pte_t *start = ptep, pte;
+	struct page *page;
+
+	for (; addr < end && !ksm_batch_enough(batch);
+	     ptep++, word++, addr += PAGE_SIZE) {
+		pte = ptep_get(ptep);
+		if (!pte_present(pte) || pte_dirty(pte) ||
+		    !ksm_word_known(batch, *word))
+			break;
+		page = vm_normal_page(vma, addr, pte);
+		if (!page || !ksm_pass_page(batch, page, addr, word))
+			break;
+	}
+	return ptep - start;
+}
+
+/*
+ * A present page, under the page table lock.  Returns what was found if the page
+ * is to be read.
  */
 static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 					  struct vm_area_struct *vma,
 					  struct page *page, unsigned long addr,
-					  u64 *word, bool clean)
+					  u64 *word)
 {
 	struct folio *folio = page ? page_folio(page) : NULL;
 	struct ksm_mapping *mapping;
@@ -196,8 +278,9 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 		return NULL;
 	}
 
-	if (word && !folio_test_ksm(folio) && ksm_skip_page(word)) {
-		atomic_long_inc(&ksm_counters.skipped);
+	if (batch->smart_scan && word && !folio_test_ksm(folio) &&
+	    ksm_skip_page(word)) {
+		batch->skipped++;
 		ksm_collect_known(batch, page, addr, *word);
 		return NULL;
 	}
@@ -212,12 +295,6 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 			ksm_found(batch, KSM_FOUND_FOLD, addr);
 		return NULL;
 	}
-	if (clean && ksm_page_known(batch, folio, addr, word)) {
-		batch->unchanged++;
-		ksm_collect_known(batch, page, addr, *word);
-		return NULL;
-	}
-
 	/*
 	 * Somebody is writing to merged pages.  End the batch, so that the next
 	 * ones are looked at when we get to them, and found changed in this
@@ -249,91 +326,89 @@ static void ksm_collect_nothing(struct ksm_batch *batch, pte_t pte,
 	ksm_found(batch, kind, addr);
 }
 
-static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
-			    struct vm_area_struct *vma, unsigned long addr,
-			    unsigned long end)
-{
-	struct page *page;
-	spinlock_t *ptl;	/* of the page table */
-	pmd_t pmd;
-
-	ptl = pmd_lock(vma->vm_mm, pmdp);
-	pmd = pmdp_get(pmdp);
-	/* Not huge any more, or being migrated: the next pass will see */
-	if (!pmd_present(pmd) || !pmd_leaf(pmd))
-		goto unlock;
-	page = vm_normal_page_pmd(vma, addr & PMD_MASK, pmd);
-	for (; addr < end && !ksm_batch_full(batch); addr += PAGE_SIZE) {
-		batch->entries++;
-		ksm_collect_page(batch, vma, page ? page +
-				 ((addr & ~PMD_MASK) >> PAGE_SHIFT) : NULL,
-				 addr, ksm_word(batch->kmm, addr, false), false);
-	}
-	end = addr;
-unlock:
-	spin_unlock(ptl);
-	batch->next = end;
-	return ksm_batch_full(batch);
-}
-
 /* An entry, under the page table lock. */
 static void ksm_collect_pte(struct ksm_batch *batch, struct vm_area_struct *vma,
 			    pte_t pte, unsigned long addr, u64 *word)
 {
 	bool clean = batch->watches && !pte_dirty(pte);
 	struct ksm_found *found;
+	unsigned int still;
 	struct page *page;
 
-	batch->entries++;
 	if (!pte_present(pte)) {
 		ksm_collect_nothing(batch, pte, addr, word);
 		return;
 	}
 	page = vm_normal_page(vma, addr, pte);
-	found = ksm_collect_page(batch, vma, page, addr, word, clean);
+	found = ksm_collect_page(batch, vma, page, addr, word);
 	if (!found || !batch->watches ||
 	    folio_maybe_dma_pinned(page_folio(page)))
 		return;
 	found->watched = clean;
-	found->dirty = !clean && ksm_page_still(word) >= KSM_WATCH_PASSES &&
-		       !(*word & KSM_WORD_WATCHED);
+	if (clean || (word && (*word & KSM_WORD_WATCHED)))
+		return;
+	still = ksm_page_still(word);
+	found->dirty = still == KSM_STILL_WATCH ||
+		       (still == KSM_STILL_REWRITTEN &&
+			ksm_page_due(batch, *word));
 }
 
-/* How many entries of a stretch to clean, if it were to be watched? */
-static unsigned int ksm_stretch_dirty(struct ksm_batch *batch,
-				      struct ksm_found *found)
+/* Which entries of a stretch to clean: all that could be, or none? */
+static bool ksm_stretch_dirty(struct ksm_batch *batch, struct ksm_found *found)
 {
 	unsigned int dirty = 0;
+	bool still = true;
 
 	for (; found < batch->found + batch->nr; found++) {
 		if (found->kind != KSM_FOUND_PAGE)
 			continue;
-		/* Written to lately, or pinned */
-		if (!found->watched && !found->dirty)
-			return 0;
+		/* Or else written to lately, or pinned */
+		still = still && (found->watched || found->dirty);
 		dirty += found->dirty;
 	}
-	return dirty;
+	return batch->due ? still && dirty >= KSM_WATCH_PAGES : dirty;
 }
 
-/* Clean those entries of a stretch that should be; @ptep is that of @addr. */
+/*
+ * Clean entries of a stretch; @ptep is that of @addr.  Those folios are left
+ * locked.
+ */
 static void ksm_watch_stretch(struct ksm_batch *batch,
 			      struct vm_area_struct *vma, pte_t *ptep,
 			      unsigned long addr, struct ksm_found *found)
 {
-	unsigned long end = addr;
+	struct folio *folio, *locked = NULL;
 
+	inc_tlb_flush_pending(vma->vm_mm);
 	for (; found < batch->found + batch->nr; found++) {
 		if (!found->dirty)
 			continue;
-		end = found->addr + PAGE_SIZE;
+		folio = page_folio(found->page);
+		/* Several pages of a large folio come one after another */
+		if (folio != locked) {
+			found->locked = folio_trylock(folio);
+			if (!found->locked)
+				continue;
+			locked = folio;
+		}
 		clear_young_dirty_ptes(vma, found->addr, ptep +
 				       ((found->addr - addr) >> PAGE_SHIFT), 1,
 				       CYDP_CLEAR_DIRTY);
-		folio_mark_dirty(page_folio(found->page));
+		folio_mark_dirty(folio);
 		found->watched = true;
 	}
+}
+
+/* Nobody waits for this: the page table lock has been let go. */
+static void ksm_flush_stretch(struct ksm_batch *batch,
+			      struct vm_area_struct *vma, unsigned long addr,
+			      unsigned long end, struct ksm_found *found)
+{
 	flush_tlb_range(vma, addr, end);
+	dec_tlb_flush_pending(vma->vm_mm);
+	for (; found < batch->found + batch->nr; found++)
+		if (found->locked)
+			folio_unlock(page_folio(found->page));
 }
 
 /*
@@ -347,29 +422,102 @@ static int ksm_collect_stretch(struct ksm_batch *batch, pmd_t *pmdp,
 	struct ksm_found *found = batch->found + batch->nr;
 	u64 *word = ksm_word(batch->kmm, addr, false);
 	unsigned long first = addr;
-	unsigned int dirty;
+	unsigned int passed;
 	pte_t *start, *ptep;
 	spinlock_t *ptl;	/* of the page table */
+	bool dirty;
 
+	batch->due = ksm_turn(batch, addr, KSM_CHUNK_SHIFT);
+	/* All of it is to be read: in one batch, for there to be one flush */
+	if (!batch->due && batch->nr) {
+		batch->next = addr;
+		return 1;
+	}
 	start = pte_offset_map_lock(vma->vm_mm, pmdp, addr, &ptl);
 	if (!start) {
 		batch->next = end;
 		return 0;
 	}
-	for (ptep = start; addr < end && !ksm_batch_full(batch);
-	     ptep++, addr += PAGE_SIZE) {
-		ksm_collect_pte(batch, vma, ptep_get(ptep), addr, word);
+	for (ptep = start; addr < end && !ksm_batch_enough(batch);
+	     ptep += passed, addr += passed * PAGE_SIZE) {
+		passed = 0;
+		if (batch->watches && word)
+			passed = ksm_pass_over(batch, vma, ptep, addr, end,
+					       word);
+		if (!passed) {
+			ksm_collect_pte(batch, vma, ptep_get(ptep), addr, word);
+			passed = 1;
+		}
 		if (word)
-			word++;
+			word += passed;
 	}
+	batch->entries += ptep - start;
 	dirty = ksm_stretch_dirty(batch, found);
-	if (dirty >= KSM_WATCH_PAGES ||
-	    (dirty && ksm_page_due(batch, first, 0)))
+	if (dirty)
 		ksm_watch_stretch(batch, vma, start, first, found);
 	pte_unmap_unlock(start, ptl);
+	if (dirty)
+		ksm_flush_stretch(batch, vma, first, addr, found);
 	batch->next = addr;
 	return ksm_batch_full(batch);
 }
+
+/* ------------------------------------------------------------------ huge pages */
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/* Some pages of a huge one, all of them of one chunk. */
+static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
+			    struct vm_area_struct *vma, unsigned long addr,
+			    unsigned long end)
+{
+	u64 *word = ksm_word(batch->kmm, addr, false);
+	struct ksm_found *found;
+	struct page *page;
+	spinlock_t *ptl;	/* of the page table */
+	bool clean;
+	pmd_t pmd;
+
+	batch->due = ksm_turn(batch, addr, KSM_CHUNK_SHIFT);
+	ptl = pmd_lock(vma->vm_mm, pmdp);
+	pmd = pmdp_get(pmdp);
+	/* Not huge any more, or being migrated: the next pass will see */
+	if (!pmd_present(pmd) || !pmd_leaf(pmd)) {
+		addr = end;
+		goto unlock;
+	}
+	page = vm_normal_page_pmd(vma, addr & HPAGE_PMD_MASK, pmd);
+	clean = batch->watches && !pmd_dirty(pmd);
+	if (page)
+		page += (addr & ~HPAGE_PMD_MASK) >> PAGE_SHIFT;
+	for (; addr < end && !ksm_batch_enough(batch); addr += PAGE_SIZE) {
+		batch->entries++;
+		found = NULL;
+		if (!clean || !page || !word ||
+		    !ksm_word_known(batch, *word) ||
+		    !ksm_pass_page(batch, page, addr, word))
+			found = ksm_collect_page(batch, vma, page, addr, word);
+		if (found)
+			found->watched = clean &&
+				!folio_maybe_dma_pinned(page_folio(page));
+		if (page)
+			page++;
+		if (word)
+			word++;
+	}
+unlock:
+	spin_unlock(ptl);
+	batch->next = addr;
+	return ksm_batch_full(batch);
+}
+#else
+static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
+			    struct vm_area_struct *vma, unsigned long addr,
+			    unsigned long end)
+{
+	batch->next = end;
+	return 0;
+}
+#endif
 
 static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
 			   struct mm_walk *walk)
@@ -383,12 +531,11 @@ static int ksm_collect_pmd(pmd_t *pmdp, unsigned long addr, unsigned long end,
 		batch->next = end;
 		return 0;
 	}
-	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && pmd_leaf(pmd))
-		return ksm_collect_huge(batch, pmdp, walk->vma, addr, end);
-
 	for (; addr < end; addr = stop) {
-		stop = min(end - 1, addr | (BIT(KSM_STRETCH_SHIFT) - 1)) + 1;
-		if (ksm_collect_stretch(batch, pmdp, walk->vma, addr, stop))
+		stop = min(end - 1, addr | (BIT(KSM_CHUNK_SHIFT) - 1)) + 1;
+		if (pmd_leaf(pmd) ?
+		    ksm_collect_huge(batch, pmdp, walk->vma, addr, stop) :
+		    ksm_collect_stretch(batch, pmdp, walk->vma, addr, stop))
 			return 1;
 	}
 	return 0;
@@ -477,6 +624,8 @@ bool ksm_collect(struct ksm_batch *batch)
 		goto unlock;
 
 	batch->watches = ksm_mm_watches(mm);
+	batch->smart_scan = READ_ONCE(ksm_knobs.smart_scan);
+	batch->use_zero_pages = READ_ONCE(ksm_knobs.use_zero_pages);
 	vma_iter_init(&vmi, mm, kmm->scan_addr);
 	for_each_vma(vmi, vma) {
 		if (!(vma->vm_flags & VM_MERGEABLE))

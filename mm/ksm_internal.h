@@ -283,6 +283,13 @@ struct ksm_mapping {
 #define KSM_WORD_STILL		GENMASK_ULL(13, 11)	/* passes; alone, if any */
 #define KSM_WORD_FINGERPRINT	GENMASK_ULL(63, KSM_FINGERPRINT_SHIFT)
 
+/*
+ * What is in KSM_WORD_STILL of a page that has kept still for long, and of one
+ * that was watched and has been written to, with what it had already.
+ */
+#define KSM_STILL_WATCH		6
+#define KSM_STILL_REWRITTEN	7
+
 #define KSM_CHUNK_PAGES		64
 #define KSM_CHUNK_SHIFT		(PAGE_SHIFT + 6)
 
@@ -565,6 +572,7 @@ enum ksm_found_kind {
  * @nid: its NUMA node
  * @watched: a write to the page, after it has been read, marks its entry
  * @dirty: for this, its entry would have to be cleaned
+ * @locked: its folio is locked until the TLB is flushed
  * @fingerprint: of its content
  * @err: why it has not been merged yet, see ksm_do_jobs()
  * @tries: how often it has been tried again
@@ -577,6 +585,7 @@ struct ksm_found {
 	int nid;
 	bool watched;
 	bool dirty;
+	bool locked;
 	u64 fingerprint;
 	int err;
 	unsigned int tries;
@@ -586,11 +595,15 @@ struct ksm_found {
  * struct ksm_batch - some pages of one mm
  * @kmm: the mm
  * @watches: clean entries tell which pages nobody has written to
+ * @smart_scan: as the knob was when it was begun
+ * @use_zero_pages: the same
  * @turn: number of the pass; pages take turns in being read anyway
+ * @due: how many passes ago it was the turn of those that are looked at
  * @nr: how many of @found are used
  * @entries: page table entries looked at
  * @scanned: pages that count as scanned
  * @unchanged: of these, those that are known without being read
+ * @skipped: pages that smart scan has left alone
  * @limit: how many of them are enough
  * @next: address at which the next batch begins
  * @found: the pages
@@ -604,11 +617,15 @@ struct ksm_found {
 struct ksm_batch {
 	struct ksm_mm *kmm;
 	bool watches;
+	bool smart_scan;
+	bool use_zero_pages;
 	unsigned long turn;
+	unsigned int due;
 	unsigned int nr;
 	unsigned int entries;
 	unsigned int scanned;
 	unsigned int unchanged;
+	unsigned int skipped;
 	unsigned int limit;
 	unsigned long next;
 	struct ksm_found found[KSM_BATCH_PAGES];

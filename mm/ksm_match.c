@@ -388,13 +388,30 @@ static u64 ksm_last_seen(u64 word)
 	return word;
 }
 
+/* For how many passes has a page kept still that was last seen so? */
+static unsigned int ksm_still(u64 last, const struct ksm_found *found)
+{
+	unsigned int still = FIELD_GET(KSM_WORD_STILL, last);
+
+	if (!(last & KSM_WORD_PAGE) ||
+	    (last & KSM_WORD_FINGERPRINT) != found->fingerprint)
+		return 0;
+	/* Its entry was clean and is not: somebody has written the same to it */
+	if ((last & KSM_WORD_WATCHED) && !found->watched)
+		return KSM_STILL_REWRITTEN;
+	/* That was long ago */
+	if ((last & KSM_WORD_WATCHED) && still == KSM_STILL_REWRITTEN)
+		return KSM_STILL_WATCH;
+	return still < KSM_STILL_WATCH ? still + 1 : still;
+}
+
 static void ksm_scan_page(struct ksm_batch *batch, struct ksm_found *found)
 {
 	struct ksm_mm *kmm = batch->kmm;
 	u64 *word = ksm_word(kmm, found->addr, true);
 	u64 last, fingerprint = found->fingerprint;
 	struct ksm_mapping *mapping;
-	unsigned long still = 0;
+	unsigned long still;
 
 	if (!word)
 		return;
@@ -407,13 +424,7 @@ static void ksm_scan_page(struct ksm_batch *batch, struct ksm_found *found)
 		return;
 	}
 
-	if ((last & KSM_WORD_PAGE) &&
-	    (last & KSM_WORD_FINGERPRINT) == fingerprint)
-		still = min(FIELD_GET(KSM_WORD_STILL, last) + 1,
-			    FIELD_MAX(KSM_WORD_STILL));
-	/* Its entry was clean and is not: that it is the same says little */
-	if (still && (last & KSM_WORD_WATCHED) && !found->watched)
-		still = 1;
+	still = ksm_still(last, found);
 	ksm_set_word(kmm, word, fingerprint | KSM_WORD_PAGE |
 				FIELD_PREP(KSM_WORD_STILL, still) |
 				(found->watched ? KSM_WORD_WATCHED : 0) |
@@ -494,4 +505,5 @@ void ksm_process_batch(struct ksm_batch *batch)
 	ksm_unlock_others(batch);
 	atomic_long_add(batch->scanned, &ksm_counters.scanned);
 	atomic_long_add(batch->unchanged, &ksm_counters.unchanged);
+	atomic_long_add(batch->skipped, &ksm_counters.skipped);
 }

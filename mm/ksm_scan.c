@@ -75,6 +75,7 @@ static unsigned int ksm_scan_mm(struct ksm_mm *kmm, unsigned int limit)
 	batch->entries = 0;
 	batch->scanned = 0;
 	batch->unchanged = 0;
+	batch->skipped = 0;
 	batch->limit = limit;
 	more = ksm_collect(batch);
 	ksm_fingerprint_batch(batch);
