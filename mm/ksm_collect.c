@@ -465,12 +465,72 @@ static int ksm_collect_stretch(struct ksm_batch *batch, pmd_t *pmdp,
 /* ------------------------------------------------------------------ huge pages */
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * Is a huge page, at @addr, to be watched?  It has one mark for all of it: so if
+ * nothing of it has been written to, and none of its pages is still to be read
+ * because of that mark.
+ */
+static bool ksm_huge_still(struct ksm_batch *batch, unsigned long addr)
+{
+	const u64 known = KSM_WORD_PAGE | KSM_WORD_MAPPING | KSM_WORD_WATCHED;
+	unsigned int i, still, most = KSM_STILL_WATCH;
+	const u64 *word = NULL;
+
+	if (!ksm_turn(batch, addr, HPAGE_PMD_SHIFT))
+		most = KSM_STILL_REWRITTEN;
+	for (i = 0; i < HPAGE_PMD_NR; i++, word++) {
+		if (!(i % KSM_CHUNK_PAGES))
+			word = ksm_word(batch->kmm, addr + i * PAGE_SIZE, false);
+		if (!word || (*word & known) != KSM_WORD_PAGE)
+			return false;
+		still = ksm_page_still(word);
+		if (still < KSM_STILL_WATCH || still > most)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Clean the entry of a huge page, whose folio is left locked until the TLB is
+ * flushed.
+ */
+static struct folio *ksm_watch_huge(struct ksm_batch *batch, pmd_t *pmdp,
+				    struct vm_area_struct *vma,
+				    unsigned long addr, struct page *page)
+{
+	struct folio *folio = page ? page_folio(page) : NULL;
+	pmd_t pmd = pmdp_get(pmdp);
+
+	if (!folio || !folio_test_anon(folio) || !batch->watches ||
+	    !pmd_dirty(pmd) || folio_maybe_dma_pinned(folio) ||
+	    !ksm_huge_still(batch, addr) || !folio_trylock(folio))
+		return NULL;
+	folio_get(folio);
+	inc_tlb_flush_pending(vma->vm_mm);
+	/* Never seen as empty, which MADV_DONTNEED would believe */
+	pmd = pmdp_invalidate_ad(vma, addr, pmdp);
+	set_pmd_at(vma->vm_mm, addr, pmdp, pmd_mkclean(pmd));
+	folio_mark_dirty(folio);
+	return folio;
+}
+
+static void ksm_flush_huge(struct vm_area_struct *vma, unsigned long addr,
+			   struct folio *folio)
+{
+	flush_pmd_tlb_range(vma, addr, addr + HPAGE_PMD_SIZE);
+	dec_tlb_flush_pending(vma->vm_mm);
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
 /* Some pages of a huge one, all of them of one chunk. */
 static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 			    struct vm_area_struct *vma, unsigned long addr,
 			    unsigned long end)
 {
 	u64 *word = ksm_word(batch->kmm, addr, false);
+	unsigned long first = addr;
+	struct folio *watch = NULL;
 	struct ksm_found *found;
 	struct page *page;
 	spinlock_t *ptl;	/* of the page table */
@@ -486,7 +546,9 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 		goto unlock;
 	}
 	page = vm_normal_page_pmd(vma, addr & HPAGE_PMD_MASK, pmd);
-	clean = batch->watches && !pmd_dirty(pmd);
+	if (!(addr & ~HPAGE_PMD_MASK))
+		watch = ksm_watch_huge(batch, pmdp, vma, addr, page);
+	clean = batch->watches && (watch || !pmd_dirty(pmd));
 	if (page)
 		page += (addr & ~HPAGE_PMD_MASK) >> PAGE_SHIFT;
 	for (; addr < end && !ksm_batch_enough(batch); addr += PAGE_SIZE) {
@@ -506,6 +568,8 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 	}
 unlock:
 	spin_unlock(ptl);
+	if (watch)
+		ksm_flush_huge(vma, first, watch);
 	batch->next = addr;
 	return ksm_batch_full(batch);
 }
