@@ -534,7 +534,7 @@ struct ksm_filter {
 };
 
 #define KSM_FILTER_MIN		512UL	/* twos */
-#define KSM_FILTER_PAGES	5	/* for one of them */
+#define KSM_FILTER_PAGES	9	/* for two of them */
 #define KSM_PAIR_SHIFT		5
 
 static struct ksm_filter ksm_filter;
@@ -593,7 +593,7 @@ static void ksm_filter_carry(struct ksm_filter *filter,
 static void ksm_filter_renew(struct ksm_filter *filter, unsigned long pages)
 {
 	struct ksm_filter old = *filter;
-	u32 nr = clamp(pages / KSM_FILTER_PAGES, KSM_FILTER_MIN,
+	u32 nr = clamp(2 * pages / KSM_FILTER_PAGES, KSM_FILTER_MIN,
 		       INT_MAX / sizeof(*filter->words));
 
 	/* Is the old one about as large? */
