@@ -26,6 +26,7 @@ struct ksm_knobs ksm_knobs = {
 	.run			= IS_ENABLED(CONFIG_SYSFS) ? KSM_STOP : KSM_MERGE,
 	.max_page_sharing	= 256,
 	.merge_across_nodes	= true,
+	.scan_threads		= 1,
 	.pages_to_scan		= 100,
 	.sleep_millisecs	= 20,
 	.prune_millisecs	= 2000,

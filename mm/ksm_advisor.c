@@ -3,7 +3,7 @@
  * How fast to scan: the scan-time advisor.
  *
  * The admin says how long a pass over all registered memory ought to take and
- * how much of a CPU ksmd may use for it.  At the end of every pass the advisor
+ * how much of a CPU may be used for it.  At the end of every pass the advisor
  * sets pages_to_scan for the next one from what the last one took.
  */
 #include <linux/ksm.h>
@@ -11,8 +11,6 @@
 #include <linux/math64.h>
 #include <linux/minmax.h>
 #include <linux/mutex.h>
-#include <linux/sched.h>
-#include <linux/sched/cputime.h>
 
 #include <trace/events/ksm.h>
 
@@ -42,7 +40,7 @@ struct ksm_advisor ksm_advisor = {
  * struct pass - what the advisor knows of the passes
  * @underway: it saw this pass begin; not so if it was switched on later
  * @began: time at which this pass began
- * @cpu_before: CPU time ksmd had used by then, in ns
+ * @cpu_before: CPU time that scanning had taken by then, in ns
  * @last_secs: duration of the pass before this one, 0 if not known
  * @trend: moving average of the durations, each in percent of the one before
  */
@@ -103,7 +101,7 @@ static void judge_pass(void)
 {
 	unsigned int pages = READ_ONCE(ksm_knobs.pages_to_scan);
 	u64 elapsed_ns = ktime_to_ns(ktime_sub(ktime_get(), pass.began));
-	u64 cpu_ns = task_sched_runtime(current) - pass.cpu_before;
+	u64 cpu_ns = ksm_scan_runtime() - pass.cpu_before;
 	u64 secs = max_t(u64, div_u64(elapsed_ns, NSEC_PER_SEC), 1);
 	unsigned int cpu_percent;
 	u64 newest, wanted;
@@ -127,7 +125,7 @@ static void judge_pass(void)
 /**
  * ksm_advisor_start_pass - a pass over all registered memory begins
  *
- * For ksmd only, whose CPU time is measured.
+ * Context: ksm_control_lock held.
  */
 void ksm_advisor_start_pass(void)
 {
@@ -135,7 +133,7 @@ void ksm_advisor_start_pass(void)
 	if (ksm_advisor.mode == KSM_ADVISOR_SCAN_TIME) {
 		pass.underway = true;
 		pass.began = ktime_get();
-		pass.cpu_before = task_sched_runtime(current);
+		pass.cpu_before = ksm_scan_runtime();
 	}
 	mutex_unlock(&advisor_lock);
 }
@@ -143,8 +141,10 @@ void ksm_advisor_start_pass(void)
 /**
  * ksm_advisor_end_pass - that pass is over: set the speed of the next
  *
- * For ksmd only.  Does nothing if the advisor is off, or was switched on in
- * the middle of the pass and so cannot know how long it took.
+ * Does nothing if the advisor is off, or was switched on in the middle of the
+ * pass and so cannot know how long it took.
+ *
+ * Context: ksm_control_lock held.
  */
 void ksm_advisor_end_pass(void)
 {

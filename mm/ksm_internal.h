@@ -21,6 +21,9 @@
  *	ksm_mm_lock, index lock, ksm_stable_node.lock
  *				spin locks, innermost, never nested
  *
+ * ksmd holds ksm_control_lock for its helpers too, and lets it go when they
+ * have finished.
+ *
  * ksm_migrate_page() runs with both folio locks held and perhaps with
  * interrupts off, so it takes no lock at all.  __ksm_exit() waits for whoever
  * is inside the mm by taking its mmap_lock: all work on an mm's page tables
@@ -115,7 +118,9 @@ enum ksm_advisor_mode {
  *	under ksm_control_lock for write, while nothing is shared
  * @merge_across_nodes: may pages of different NUMA nodes be merged; changed
  *	like @max_page_sharing
- * @pages_to_scan: pages ksmd looks at between two sleeps
+ * @scan_threads: how many threads scan, ksmd being one of them; changed under
+ *	ksm_control_lock for write
+ * @pages_to_scan: pages they look at, all together, between two sleeps
  * @sleep_millisecs: how long it sleeps
  * @prune_millisecs: least time between two sweeps for stale stable nodes
  * @use_zero_pages: map empty pages to the kernel's zero page
@@ -128,6 +133,7 @@ struct ksm_knobs {
 	enum ksm_run run;
 	unsigned int max_page_sharing;
 	bool merge_across_nodes;
+	unsigned int scan_threads;
 
 	unsigned int pages_to_scan;
 	unsigned int sleep_millisecs;
@@ -308,6 +314,12 @@ struct ksm_chunk {
  * @link: in the list of those to scan or of those that have exited.
  *	ksm_mm_lock.
  * @hash: finds this by @mm.  ksm_mm_lock.
+ * @begun: in the list of those that have been begun in this pass, and not
+ *	scanned to their end.  Changed under ksm_mm_lock; a thread that scans
+ *	takes the mm off it with @lock held as well
+ * @scanners: how many threads are at it.  ksm_mm_lock.
+ * @nid: NUMA node on which its pages were found lately; written under @lock,
+ *	read without
  * @lock: guards the fields below and the mm's counters of KSM.  Taken before
  *	mmap_lock; whoever holds one may only try a second one.
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
@@ -322,6 +334,9 @@ struct ksm_mm {
 	refcount_t refs;
 	struct list_head link;
 	struct rhash_head hash;
+	struct list_head begun;
+	unsigned int scanners;
+	int nid;
 
 	struct mutex lock;	/* @chunks and all below */
 	struct xarray chunks;
@@ -377,10 +392,13 @@ int ksm_lock_unshared(void);
 int ksm_registry_init(void);
 void ksm_sweep_mms(void);
 struct ksm_mm *ksm_next_mm(struct ksm_mm *kmm);
-struct ksm_mm *ksm_cursor_mm(void);
+struct ksm_mm *ksm_cursor_mm(struct ksm_mm *kmm, int nid);
+void ksm_cursor_leave(struct ksm_mm *kmm);
 void ksm_cursor_start(void);
 void ksm_cursor_reset(void);
-void ksm_cursor_advance(struct ksm_mm *kmm);
+bool ksm_cursor_begun(struct ksm_mm *kmm);
+void ksm_cursor_done(struct ksm_mm *kmm);
+bool ksm_cursor_at_end(void);
 void ksm_unregister(struct ksm_mm *kmm);
 void ksm_take_dead_mms(struct list_head *dead);
 void ksm_bury_mm(struct ksm_mm *kmm);
@@ -394,11 +412,13 @@ void ksm_put_mm(struct ksm_mm *kmm);
 bool ksm_mm_dying(struct mm_struct *mm);
 struct vm_area_struct *ksm_find_vma(struct mm_struct *mm, unsigned long addr);
 
-/* --------------------------------------------------- ksm_scan.c: ksmd */
+/* ----------------------------------- ksm_scan.c: ksmd and its helpers */
 
 int ksm_scan_init(void);
 void ksm_wake(void);
 void ksm_abandon_pass(void);
+u64 ksm_scan_runtime(void);
+int ksm_set_threads(unsigned int nr);
 
 /* ------------------------------- ksm_record.c: what is remembered */
 
@@ -657,7 +677,7 @@ bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 /**
  * struct ksm_advisor - what the admin asks of the advisor
  * @mode: which one; changed by ksm_advisor_set_mode()
- * @max_cpu: percent of a CPU that ksmd may use
+ * @max_cpu: percent of a CPU that all threads together may use
  * @min_pages_to_scan: where the scan-time advisor starts
  * @max_pages_to_scan: how far it goes
  * @target_scan_time: seconds that a pass ought to take, at least 1

@@ -22,8 +22,9 @@ static const struct rhashtable_params ksm_mm_params = {
 };
 
 /*
- * ksm_mm_lock guards all of these.  The cursor is the list's head between
- * two passes, else the mm that is being scanned.
+ * ksm_mm_lock guards all of these.  From the cursor on are the mms that nobody
+ * has begun to scan in this pass: none when it is the list's head, as it is
+ * between two passes.
  */
 static DEFINE_SPINLOCK(ksm_mm_lock);
 static struct rhashtable ksm_mm_table;
@@ -31,6 +32,7 @@ static LIST_HEAD(ksm_mm_list);
 static LIST_HEAD(ksm_dead_list);
 static unsigned long ksm_nr_dead;	/* also those that are off the list */
 static struct list_head *ksm_cursor = &ksm_mm_list;
+static LIST_HEAD(ksm_begun_list);
 static unsigned long ksm_sweep;
 
 /* ---------------------------------------------------------------- the objects */
@@ -73,6 +75,7 @@ static void ksm_unlink_mm(struct ksm_mm *kmm)
 	if (ksm_cursor == &kmm->link)
 		ksm_cursor = kmm->link.next;
 	list_del_init(&kmm->link);
+	list_del_init(&kmm->begun);
 	rhashtable_remove_fast(&ksm_mm_table, &kmm->hash, ksm_mm_params);
 }
 
@@ -94,6 +97,8 @@ int __ksm_enter(struct mm_struct *mm)
 	mmgrab(mm);
 	kmm->mm = mm;
 	refcount_set(&kmm->refs, 1);
+	INIT_LIST_HEAD(&kmm->begun);
+	kmm->nid = NUMA_NO_NODE;
 	mutex_init(&kmm->lock);
 	xa_init(&kmm->chunks);
 
@@ -234,17 +239,8 @@ void ksm_return_dead_mms(struct list_head *dead)
 
 /* -------------------------------------------------------- the order of scanning */
 
-/* The mm at a place in the list, with a reference.  ksm_mm_lock held. */
-static struct ksm_mm *ksm_mm_at(struct list_head *place)
-{
-	struct ksm_mm *kmm;
-
-	if (place == &ksm_mm_list)
-		return NULL;
-	kmm = list_entry(place, struct ksm_mm, link);
-	ksm_get_mm(kmm);
-	return kmm;
-}
+/* Among how many mms to look for one on the thread's own NUMA node. */
+#define KSM_NODE_LOOKS	16
 
 /**
  * ksm_sweep_mms - begin to go through all registered mms with ksm_next_mm()
@@ -289,19 +285,106 @@ struct ksm_mm *ksm_next_mm(struct ksm_mm *kmm)
 	return next;
 }
 
-/**
- * ksm_cursor_mm - the mm to be scanned
- *
- * Return: the mm with a reference; NULL between two passes.
- */
-struct ksm_mm *ksm_cursor_mm(void)
+/* Of those that have been begun, that with the fewest threads at it. */
+static struct ksm_mm *ksm_begun_mm(void)
 {
-	struct ksm_mm *kmm;
+	struct ksm_mm *kmm, *picked = NULL;
+
+	list_for_each_entry(kmm, &ksm_begun_list, begun)
+		if (!picked || kmm->scanners < picked->scanners)
+			picked = kmm;
+	return picked;
+}
+
+/*
+ * Begin with the next mm, or if there is one on this node close by, with that:
+ * it changes places with those that it overtakes.
+ */
+static struct ksm_mm *ksm_begin_mm(int nid)
+{
+	struct ksm_mm *kmm, *picked;
+	int looks = KSM_NODE_LOOKS;
+
+	if (ksm_cursor == &ksm_mm_list)
+		return NULL;
+	kmm = list_entry(ksm_cursor, struct ksm_mm, link);
+	picked = kmm;
+	list_for_each_entry_from(kmm, &ksm_mm_list, link) {
+		if (nid == NUMA_NO_NODE || !looks--)
+			break;
+		if (READ_ONCE(kmm->nid) == nid) {
+			picked = kmm;
+			break;
+		}
+	}
+	if (ksm_cursor == &picked->link)
+		ksm_cursor = picked->link.next;
+	else
+		list_move_tail(&picked->link, ksm_cursor);
+	list_add_tail(&picked->begun, &ksm_begun_list);
+	return picked;
+}
+
+/*
+ * One at which nobody is, though it has been begun; else the next one; and when
+ * there are no more, one at which others are, to help them.
+ */
+static struct ksm_mm *ksm_pick_mm(int nid)
+{
+	struct ksm_mm *begun = ksm_begun_mm();
+
+	if (begun && !begun->scanners)
+		return begun;
+	return ksm_begin_mm(nid) ?: begun;
+}
+
+/**
+ * ksm_cursor_mm - the mm of which a thread is to scan the next batch
+ * @kmm: that of the batch before, if it was this thread's; NULL if not
+ * @nid: NUMA node the thread would like the mm's pages to be on, or
+ *	NUMA_NO_NODE
+ *
+ * Context: may sleep.
+ * Return: the mm, the same for as long as it has more, with a reference that
+ * @kmm's becomes, for ksm_cursor_leave() to drop; NULL if there is none in
+ * this pass.
+ */
+struct ksm_mm *ksm_cursor_mm(struct ksm_mm *kmm, int nid)
+{
+	struct ksm_mm *done = NULL;
 
 	spin_lock(&ksm_mm_lock);
-	kmm = ksm_mm_at(ksm_cursor);
+	if (kmm && list_empty(&kmm->begun)) {
+		kmm->scanners--;
+		done = kmm;
+		kmm = NULL;
+	}
+	if (!kmm) {
+		kmm = ksm_pick_mm(nid);
+		if (kmm) {
+			kmm->scanners++;
+			ksm_get_mm(kmm);
+		}
+	}
 	spin_unlock(&ksm_mm_lock);
+	ksm_put_mm(done);
 	return kmm;
+}
+
+/**
+ * ksm_cursor_leave - a thread scans no more for now
+ * @kmm: at which it was, from ksm_cursor_mm(); may be NULL
+ *
+ * Context: may sleep.
+ */
+void ksm_cursor_leave(struct ksm_mm *kmm)
+{
+	if (!kmm)
+		return;
+	spin_lock(&ksm_mm_lock);
+	kmm->scanners--;
+	spin_unlock(&ksm_mm_lock);
+	ksm_put_mm(kmm);
 }
 
 /**
@@ -319,21 +402,54 @@ void ksm_cursor_start(void)
  */
 void ksm_cursor_reset(void)
 {
+	struct ksm_mm *kmm, *next;
+
 	spin_lock(&ksm_mm_lock);
 	ksm_cursor = &ksm_mm_list;
+	list_for_each_entry_safe(kmm, next, &ksm_begun_list, begun)
+		list_del_init(&kmm->begun);
 	spin_unlock(&ksm_mm_lock);
 }
 
 /**
- * ksm_cursor_advance - go on to the next mm
- * @kmm: the one that is done; nothing happens if the cursor has left it
+ * ksm_cursor_begun - is there more to scan of an mm in this pass?
+ * @kmm: from ksm_cursor_mm(), since when others may have scanned its end
+ *
+ * Context: @kmm->lock held; it may still exit at any time.
+ * Return: true if so.
  */
-void ksm_cursor_advance(struct ksm_mm *kmm)
+bool ksm_cursor_begun(struct ksm_mm *kmm)
+{
+	return !list_empty_careful(&kmm->begun);
+}
+
+/**
+ * ksm_cursor_done - an mm has been scanned to its end
+ * @kmm: the mm; it may have exited
+ *
+ * Context: @kmm->lock held.
+ */
+void ksm_cursor_done(struct ksm_mm *kmm)
 {
 	spin_lock(&ksm_mm_lock);
-	if (ksm_cursor == &kmm->link)
-		ksm_cursor = kmm->link.next;
+	list_del_init(&kmm->begun);
 	spin_unlock(&ksm_mm_lock);
+}
+
+/**
+ * ksm_cursor_at_end - has every mm been scanned to its end in this pass?
+ *
+ * Return: true if so, also between two passes.  Then only threads that have
+ * not finished their last batch have anything left to do.
+ */
+bool ksm_cursor_at_end(void)
+{
+	bool at_end;
+
+	spin_lock(&ksm_mm_lock);
+	at_end = ksm_cursor == &ksm_mm_list && list_empty(&ksm_begun_list);
+	spin_unlock(&ksm_mm_lock);
+	return at_end;
 }
 
 /**

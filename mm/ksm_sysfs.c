@@ -98,6 +98,11 @@ static int set_sleep(const struct ksm_file *file, unsigned long value)
 	return 0;
 }
 
+static int set_threads(const struct ksm_file *file, unsigned long value)
+{
+	return ksm_set_threads(value);
+}
+
 static int set_pages_to_scan(const struct ksm_file *file, unsigned long value)
 {
 	return ksm_advisor_set_pages(value);
@@ -288,6 +293,9 @@ static struct ksm_file ksm_files[] = {
 		.attr = __ATTR(run, 0644, run_show, number_store),
 		.max = KSM_UNMERGE, .set = set_run,
 	},
+	/* As many as there may ever be CPUs, which ksm_set_threads() knows */
+	KSM_NUMBER(scan_threads, KSM_UINT, uint, &ksm_knobs.scan_threads,
+		   1, UINT_MAX, set_threads),
 	KSM_NUMBER(pages_to_scan, KSM_UINT, uint, &ksm_knobs.pages_to_scan,
 		   0, UINT_MAX, set_pages_to_scan),
 	KSM_NUMBER(sleep_millisecs, KSM_UINT, uint, &ksm_knobs.sleep_millisecs,
