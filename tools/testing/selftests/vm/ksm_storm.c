@@ -414,6 +414,8 @@ static void turn_knobs(struct disturber *d)
 	ksm_set("run", runs[choose(d, ARRAY_SIZE(runs))]);
 	ksm_set("use_zero_pages", choose(d, 2));
 	ksm_set("smart_scan", !choose(d, 4));
+	/* If there can be two. */
+	ksm_write("scan_threads", choose(d, 2) ? "1" : "2", 1);
 	d->done++;
 	usleep(choose(d, 400000));
 }

@@ -24,6 +24,7 @@ static const struct knob knobs[] = {
 	  { "3", "4", "8", UINT_TOP, UINT_OVER }, EINVAL },
 	{ "pages_to_scan", "100", { "0", "1", UINT_TOP, "100" },
 	  { UINT_OVER }, EINVAL },
+	{ "scan_threads", "1", { "1" }, { "0", UINT_TOP, UINT_OVER }, EINVAL },
 	{ "sleep_millisecs", "20", { "0", "1", UINT_TOP, "20" },
 	  { UINT_OVER }, EINVAL },
 	{ "merge_across_nodes", "1", { "0", "1" },
@@ -68,7 +69,8 @@ static bool yes_no(const struct knob *knob)
 
 static bool is_there(const struct knob *knob)
 {
-	return strcmp(knob->name, "merge_across_nodes") || ksm_has(knob->name);
+	return (strcmp(knob->name, "merge_across_nodes") &&
+		strcmp(knob->name, "scan_threads")) || ksm_has(knob->name);
 }
 
 static long mode_of(const char *file)

@@ -28,6 +28,7 @@ static struct knob {
 	{ "advisor_min_pages_to_scan", "500" },
 	{ "advisor_max_pages_to_scan", "30000" },
 	{ "advisor_target_scan_time", "200" },
+	{ "scan_threads", "1" },
 	{ "pages_to_scan", "1000" },
 	{ "sleep_millisecs", "0" },
 	{ "use_zero_pages", "0" },
