@@ -150,6 +150,7 @@ static void ksm_scan_batch(struct ksm_batch *batch, struct ksm_mm *kmm,
 	mutex_unlock(&kmm->lock);
 
 	ksm_fingerprint_batch(batch);
+	ksm_window(KSM_WINDOW_FOUND);
 
 	mutex_lock(&kmm->lock);
 	/* Nothing must be remembered of it any more if it has been reaped */

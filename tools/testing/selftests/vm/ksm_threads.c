@@ -206,26 +206,43 @@ static void each_page_of_one_mm_once(void)
 	scan_exactly(1, MMS * NR);
 }
 
-/* In portions, so that passes are interrupted wherever it may be. */
-static void each_page_once_in_portions(void)
+/* ksmd, asleep for long, scans one portion and is then at @scanned. */
+static void scan_portion(long scanned)
+{
+	static long calls;
+
+	ksm_set("sleep_millisecs", 2000000 + calls++);
+	WAIT_FOR(ksm_get("pages_scanned") == scanned);
+	usleep(20000 * ksm_slow());
+	CHECK_EQ(ksm_get("pages_scanned"), scanned);
+}
+
+/*
+ * pages_to_scan is for all of them together, to the page.  Passes are
+ * interrupted wherever it may be, and end with their last page.
+ */
+static void portions(void)
 {
 	const struct content c = { .nr = NR, .distinct = NR, .seed = 100 };
 	struct peer peers[MMS];
-	long scanned, passes;
+	long scanned, passes, end;
 
 	need_threads(2);
 	start_holders(peers, MMS, &c, false);
+	ksm_one_pass();
 	ksm_set("pages_to_scan", 777);
-	ksm_scan(2);
-	/* Within a portion of the end of a pass, so not quite exact. */
-	passes = ksm_get("full_scans");
+	ksm_set("run", 1);
 	scanned = ksm_get("pages_scanned");
-	ksm_scan(20);
-	passes = ksm_get("full_scans") - passes;
-	scanned = ksm_get("pages_scanned") - scanned;
-	ksm_note("%ld pages in %ld passes", scanned, passes);
-	CHECK_GE(scanned, (passes - 1) * (long)(MMS * NR));
-	CHECK_GE((passes + 1) * (long)(MMS * NR), scanned);
+	passes = ksm_get("full_scans");
+	for (int pass = 0; pass < 3; pass++) {
+		end = scanned + MMS * NR;
+		while (scanned < end) {
+			CHECK_EQ(ksm_get("full_scans"), passes + pass);
+			scanned = scanned + 777 < end ? scanned + 777 : end;
+			scan_portion(scanned);
+		}
+		CHECK_EQ(ksm_get("full_scans"), passes + pass + 1);
+	}
 	end_holders(peers, MMS);
 }
 
@@ -234,12 +251,15 @@ static void merge_all(int mms, size_t nr, size_t distinct)
 {
 	const struct content c = { .nr = nr, .distinct = distinct, .seed = 7 };
 	struct peer peers[MMS];
+	long scans;
 
 	need_threads(2);
 	start_holders(peers, mms, &c, true);
+	scans = ksm_get("full_scans");
 	ksm_set("run", 1);
 	WAIT_FOR(ksm_get("pages_shared") == (long)distinct &&
 		 ksm_get("pages_sharing") == (long)(mms * nr - distinct));
+	ksm_note("merged after %ld passes", ksm_get("full_scans") - scans);
 	look_at_holders(peers, mms);
 	ksm_scan(3);
 	CHECK_EQ(ksm_get("pages_shared"), distinct);
@@ -271,29 +291,6 @@ static void merge_few_contents(void)
 }
 
 /* ---- how much they scan ---- */
-
-/* pages_to_scan is for all of them together, to the page. */
-static void one_budget(void)
-{
-	const struct content c = { .nr = NR, .distinct = NR, .seed = 100 };
-	struct peer peers[MMS];
-	long scanned;
-
-	need_threads(2);
-	start_holders(peers, MMS, &c, false);
-	ksm_one_pass();
-	ksm_set("pages_to_scan", 1111);
-	scanned = ksm_get("pages_scanned");
-	ksm_set("run", 1);
-	/* A new length ends the sleep that has begun. */
-	for (long i = 1; i * 1111 < (long)(MMS * NR); i++) {
-		ksm_set("sleep_millisecs", 2000000 + i);
-		WAIT_FOR(ksm_get("pages_scanned") == scanned + i * 1111);
-		usleep(20000 * ksm_slow());
-		CHECK_EQ(ksm_get("pages_scanned"), scanned + i * 1111);
-	}
-	end_holders(peers, MMS);
-}
 
 /* For little work nobody else is woken, and for none nobody at all. */
 static void helpers_rest(void)
@@ -485,12 +482,11 @@ static const struct ksm_test tests[] = {
 	{ "spread_over_nodes", spread_over_nodes },
 	{ "each_page_once", each_page_once },
 	{ "each_page_of_one_mm_once", each_page_of_one_mm_once },
-	{ "each_page_once_in_portions", each_page_once_in_portions },
+	{ "portions", portions },
 	{ "merge_between_mms", merge_between_mms },
 	{ "merge_between_many", merge_between_many },
 	{ "merge_within_one", merge_within_one },
 	{ "merge_few_contents", merge_few_contents },
-	{ "one_budget", one_budget },
 	{ "helpers_rest", helpers_rest },
 	{ "threads_come_and_go", threads_come_and_go },
 	{ "stopped_in_mid_pass", stopped_in_mid_pass },
