@@ -224,14 +224,19 @@ static __always_inline bool ksm_pass_page(struct ksm_batch *batch,
 	    folio_is_zone_device(folio) || PageHWPoison(page) ||
 	    ksm_page_has_tags(page) || folio_maybe_dma_pinned(folio))
 		return false;
-	if (batch->smart_scan && ksm_skip_page(word)) {
+	if (batch->smart_scan && ksm_skip_page(word))
 		batch->skipped++;
-	} else {
-		batch->scanned++;
-		batch->unchanged++;
-	}
 	ksm_collect_known(batch, page, addr, *word);
 	return true;
+}
+
+/* So many pages have been passed over, and so many had been skipped before. */
+static void ksm_count_passed(struct ksm_batch *batch, unsigned int passed,
+			     unsigned int skipped)
+{
+	passed -= batch->skipped - skipped;
+	batch->scanned += passed;
+	batch->unchanged += passed;
 }
 
 /*
@@ -243,10 +248,13 @@ static noinline unsigned int ksm_pass_over(struct ksm_batch *batch,
 					   pte_t *ptep, unsigned long addr,
 					   unsigned long end, u64 *word)
 {
-	pte_t *start = ptep, pte;
+	unsigned int skipped = batch->skipped;
+	pte_t *start = ptep, *stop, pte;
 	struct page *page;
 
-	for (; addr < end && !ksm_batch_enough(batch);
+	stop = ptep + min((end - addr) >> PAGE_SHIFT,
+			  (unsigned long)batch->limit - batch->scanned);
+	for (; ptep < stop && batch->nr < KSM_BATCH_PAGES;
 	     ptep++, word++, addr += PAGE_SIZE) {
 		pte = ptep_get(ptep);
 		if (!pte_present(pte) || pte_dirty(pte) ||
@@ -256,6 +264,7 @@ static noinline unsigned int ksm_pass_over(struct ksm_batch *batch,
 		if (!page || !ksm_pass_page(batch, page, addr, word))
 			break;
 	}
+	ksm_count_passed(batch, ptep - start, skipped);
 	return ptep - start;
 }
 
@@ -532,6 +541,7 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 	unsigned long first = addr;
 	struct folio *watch = NULL;
 	struct ksm_found *found;
+	unsigned int skipped;
 	struct page *page;
 	spinlock_t *ptl;	/* of the page table */
 	bool clean;
@@ -553,10 +563,12 @@ static int ksm_collect_huge(struct ksm_batch *batch, pmd_t *pmdp,
 		page += (addr & ~HPAGE_PMD_MASK) >> PAGE_SHIFT;
 	for (; addr < end && !ksm_batch_enough(batch); addr += PAGE_SIZE) {
 		batch->entries++;
+		skipped = batch->skipped;
 		found = NULL;
-		if (!clean || !page || !word ||
-		    !ksm_word_known(batch, *word) ||
-		    !ksm_pass_page(batch, page, addr, word))
+		if (clean && page && word && ksm_word_known(batch, *word) &&
+		    ksm_pass_page(batch, page, addr, word))
+			ksm_count_passed(batch, 1, skipped);
+		else
 			found = ksm_collect_page(batch, vma, page, addr, word);
 		if (found)
 			found->watched = clean &&
@@ -726,12 +738,16 @@ unlock:
  */
 void ksm_fingerprint_batch(struct ksm_batch *batch)
 {
-	struct ksm_found *found;
+	struct ksm_found *found, *end = batch->found + batch->nr;
+	struct page *next;
 
-	for (found = batch->found; found < batch->found + batch->nr; found++) {
+	for (found = batch->found; found < end; found++) {
 		if (found->kind != KSM_FOUND_PAGE)
 			continue;
-		found->fingerprint = ksm_fingerprint(found->page);
+		next = found->page;
+		if (found + 1 < end && found[1].page)
+			next = found[1].page;
+		found->fingerprint = ksm_fingerprint_ahead(found->page, next);
 		put_page(found->page);
 	}
 }

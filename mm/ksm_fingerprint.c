@@ -14,6 +14,7 @@
 #include <linux/highmem.h>
 #include <linux/init.h>
 #include <linux/jump_label.h>
+#include <linux/prefetch.h>
 #include <linux/random.h>
 #include <linux/timex.h>
 #include <linux/xxhash.h>
@@ -74,13 +75,16 @@ static DEFINE_STATIC_KEY_FALSE(ksm_use_crc);
  * single word, as many do, differ in a single CRC, which is 32 bits for the 64
  * of the word: the plain sum of all words always tells these apart.
  */
-static u64 ksm_sum_crc(const u64 *word)
+static u64 ksm_sum_crc(const u64 *word, const u64 *next)
 {
 	const u64 *end = word + PAGE_SIZE / sizeof(*word);
+	const long ahead = next - word;
 	u64 a = 0, b = 0, c = 0, d = 0, plain = 0;
 	u64 sums[3];
 
 	for (; word < end; word += 8) {
+		/* By itself the processor reads ahead to the end of a page */
+		prefetch(word + ahead);
 		a = ksm_crc(a, word[0]);
 		b = ksm_crc(b, word[1]);
 		c = ksm_crc(c, word[2]);
@@ -98,27 +102,29 @@ static u64 ksm_sum_crc(const u64 *word)
 	return xxh64(sums, sizeof(sums), ksm_fingerprint_seed);
 }
 
-static u64 ksm_sum_xxh(const u64 *word)
+static u64 ksm_sum_xxh(const u64 *word, const u64 *next)
 {
 	return xxh64(word, PAGE_SIZE, ksm_fingerprint_seed);
 }
 
 /**
- * ksm_fingerprint - of a page's content
+ * ksm_fingerprint_ahead - of a page's content
  * @page: need not be locked, nor keep still
+ * @next: the page that is to be read after this one, or the same page
  *
  * Context: any.
  * Return: the fingerprint, its KSM_FINGERPRINT_SHIFT low bits zero.
  */
-u64 ksm_fingerprint(struct page *page)
+u64 ksm_fingerprint_ahead(struct page *page, struct page *next)
 {
-	void *content = kmap_local_page(page);
+	void *content = kmap_local_page(page), *ahead = kmap_local_page(next);
 	u64 sum;
 
 	if (static_branch_likely(&ksm_use_crc))
-		sum = ksm_sum_crc(content);
+		sum = ksm_sum_crc(content, ahead);
 	else
-		sum = ksm_sum_xxh(content);
+		sum = ksm_sum_xxh(content, ahead);
+	kunmap_local(ahead);
 	kunmap_local(content);
 	return sum >> KSM_FINGERPRINT_SHIFT << KSM_FINGERPRINT_SHIFT;
 }
@@ -135,7 +141,8 @@ bool ksm_is_zero_fingerprint(u64 fingerprint)
 }
 
 /* The shortest of some times that it takes, in cycles. */
-static cycles_t __init ksm_time_sum(u64 (*sum)(const u64 *word))
+static cycles_t __init ksm_time_sum(u64 (*sum)(const u64 *word,
+					       const u64 *next))
 {
 	const u64 *content = page_address(ZERO_PAGE(0));
 	cycles_t start, took, shortest = 0;
@@ -144,7 +151,7 @@ static cycles_t __init ksm_time_sum(u64 (*sum)(const u64 *word))
 
 	for (i = 0; i < 8; i++) {
 		start = get_cycles();
-		result = sum(content);
+		result = sum(content, content);
 		OPTIMIZER_HIDE_VAR(result);
 		took = get_cycles() - start;
 		if (!i || took < shortest)

@@ -461,8 +461,20 @@ void ksm_reap_later(void);
 /* ---------------------------- ksm_fingerprint.c: pages in 64 bits */
 
 void ksm_fingerprint_init(void);
-u64 ksm_fingerprint(struct page *page);
+u64 ksm_fingerprint_ahead(struct page *page, struct page *next);
 bool ksm_is_zero_fingerprint(u64 fingerprint);
+
+/**
+ * ksm_fingerprint - of a page's content, if it is not known what is read next
+ * @page: need not be locked, nor keep still
+ *
+ * Context: any.
+ * Return: as ksm_fingerprint_ahead().
+ */
+static inline u64 ksm_fingerprint(struct page *page)
+{
+	return ksm_fingerprint_ahead(page, page);
+}
 
 /* ---------------------------------------- ksm_index.c: equal content */
 

@@ -46,18 +46,25 @@ static void not_read_again(void)
 
 /*
  * What is written again with what it had is watched when its turn comes, and
- * not before.  So large an area has something for every turn.
+ * not before.  So many places are there for every turn to have one of them.
  */
 static void backs_off(void)
 {
-	const size_t nr = 64 * 64;
-	char *area = mergeable_area(nr, 1500, nr);
+	const size_t places = 64, nr = places * 16;
+	char *area[64];
 	long unchanged;
 
 	CHECK(ksm_has("pages_unchanged"));
+	area[0] = map_pages(places * 64);
+	CHECK(!madvise(area[0], places * 64 * PAGE_SIZE, MADV_MERGEABLE));
+	for (size_t i = 0; i < places; i++) {
+		area[i] = area[0] + i * 64 * PAGE_SIZE;
+		fill_area(area[i], 16, 1500 + i * 16, 16);
+	}
 	ksm_scan(12);
 	ksm_set("run", 0);
-	rewrite_all(area, nr);
+	for (size_t i = 0; i < places; i++)
+		rewrite_all(area[i], 16);
 	ksm_one_pass();
 	unchanged = ksm_get("pages_unchanged");
 	for (int pass = 0; pass < 20; pass++)
@@ -71,7 +78,8 @@ static void backs_off(void)
 	unchanged = ksm_get("pages_unchanged");
 	ksm_one_pass();
 	CHECK_GE(ksm_get("pages_unchanged"), unchanged + nr * 3 / 4);
-	VERIFY(area, nr, 1500, nr);
+	for (size_t i = 0; i < places; i++)
+		VERIFY(area[i], 16, 1500 + i * 16, 16);
 }
 
 /* What was written is found in the passes that it takes, and not later. */
