@@ -402,7 +402,7 @@ static void who_is_charged(void)
 
 /* ---- while others are at work ---- */
 
-#define CHANGED_NR	4096UL
+#define CHANGED_NR	2048UL
 #define CHANGED_AT	(PAGE_SIZE / 2)
 
 enum { AS_BEFORE, WRITTEN_TO, DROPPED };
@@ -445,7 +445,7 @@ static void changed_meanwhile(void)
 	CHECK(c);
 	c->area = area;
 	ksm_set("pages_to_scan", 10000);
-	for (int round = 0; round < 5; round++) {
+	for (int round = 0; round < 3; round++) {
 		fill_area(area, CHANGED_NR, 1200, 32);
 		ksm_settle();
 		CHECK_EQ(count_ksm(area, CHANGED_NR), CHANGED_NR);
@@ -592,7 +592,7 @@ static void against_everybody(void)
 		CHECK(!pthread_create(&threads[i], NULL, others[i], part[i]));
 
 	end = ksm_now() + RACE_SECONDS * ksm_slow();
-	for (rounds = 0; ksm_now() < end; rounds++) {
+	for (rounds = 0; rounds < 2 || ksm_now() < end; rounds++) {
 		ksm_scan(2);
 		WAIT_FOR(count_ksm(part[2], RACE_NR) >= RACE_NR / 2);
 		if (rounds % 2)
@@ -610,7 +610,6 @@ static void against_everybody(void)
 	write_now(race_over, true);
 	for (int i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
-	CHECK_GE(rounds, 2);
 }
 
 static const struct ksm_test tests[] = {
