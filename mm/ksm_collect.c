@@ -380,15 +380,15 @@ static bool ksm_stretch_dirty(struct ksm_batch *batch, struct ksm_found *found)
 
 /*
  * Clean entries of a stretch; @ptep is that of @addr.  Those folios are left
- * locked.
+ * locked; where that is not possible, the entry stays dirty for now.
  */
 static void ksm_watch_stretch(struct ksm_batch *batch,
 			      struct vm_area_struct *vma, pte_t *ptep,
 			      unsigned long addr, struct ksm_found *found)
 {
 	struct folio *folio, *locked = NULL;
+	bool pending = false;
 
-	inc_tlb_flush_pending(vma->vm_mm);
 	for (; found < batch->found + batch->nr; found++) {
 		if (!found->dirty)
 			continue;
@@ -396,10 +396,14 @@ static void ksm_watch_stretch(struct ksm_batch *batch,
 		/* Several pages of a large folio come one after another */
 		if (folio != locked) {
 			found->locked = folio_trylock(folio);
+			found->dirty = found->locked;
 			if (!found->locked)
 				continue;
 			locked = folio;
 		}
+		if (!pending)
+			inc_tlb_flush_pending(vma->vm_mm);
+		pending = true;
 		clear_young_dirty_ptes(vma, found->addr, ptep +
 				       ((found->addr - addr) >> PAGE_SHIFT), 1,
 				       CYDP_CLEAR_DIRTY);
@@ -408,16 +412,31 @@ static void ksm_watch_stretch(struct ksm_batch *batch,
 	}
 }
 
-/* Nobody waits for this: the page table lock has been let go. */
+/*
+ * No processor has those entries of a stretch that have been cleaned as dirty
+ * ones any more.  Nobody waits for this: the page table lock has been let go.
+ */
 static void ksm_flush_stretch(struct ksm_batch *batch,
-			      struct vm_area_struct *vma, unsigned long addr,
-			      unsigned long end, struct ksm_found *found)
+			      struct vm_area_struct *vma,
+			      struct ksm_found *found)
 {
-	flush_tlb_range(vma, addr, end);
+	struct ksm_found *end = batch->found + batch->nr, *at;
+	unsigned long first = 0, last = 0;
+
+	for (at = found; at < end; at++) {
+		if (!at->dirty)
+			continue;
+		if (!last)
+			first = at->addr;
+		last = at->addr;
+	}
+	if (!last)
+		return;
+	flush_tlb_range(vma, first, last + PAGE_SIZE);
 	dec_tlb_flush_pending(vma->vm_mm);
-	for (; found < batch->found + batch->nr; found++)
-		if (found->locked)
-			folio_unlock(page_folio(found->page));
+	for (at = found; at < end; at++)
+		if (at->locked)
+			folio_unlock(page_folio(at->page));
 }
 
 /*
@@ -466,7 +485,7 @@ static int ksm_collect_stretch(struct ksm_batch *batch, pmd_t *pmdp,
 		ksm_watch_stretch(batch, vma, start, first, found);
 	pte_unmap_unlock(start, ptl);
 	if (dirty)
-		ksm_flush_stretch(batch, vma, first, addr, found);
+		ksm_flush_stretch(batch, vma, found);
 	batch->next = addr;
 	return ksm_batch_full(batch);
 }

@@ -137,6 +137,15 @@ static bool ksm_has_policy(struct vm_area_struct *vma)
 #endif
 }
 
+/*
+ * To do without the pages that come after the first is no reason to kill
+ * anybody: giving up the first may make room for them.
+ */
+static gfp_t ksm_haste(unsigned int nr)
+{
+	return nr ? __GFP_NORETRY | __GFP_NOWARN : 0;
+}
+
 /* Pages for the first of the batch, at least for one if there is memory. */
 static unsigned int ksm_alloc_pages(struct ksm_break *batch, struct page **own)
 {
@@ -147,8 +156,9 @@ static unsigned int ksm_alloc_pages(struct ksm_break *batch, struct page **own)
 		return alloc_pages_bulk_array(GFP_HIGHUSER_MOVABLE, batch->nr,
 					      own);
 	for (i = 0; i < batch->nr; i++) {
-		folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, batch->vma,
-					batch->pages[i].addr, false);
+		folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE | ksm_haste(i), 0,
+					batch->vma, batch->pages[i].addr,
+					false);
 		if (!folio)
 			break;
 		own[i] = folio_page(folio, 0);
@@ -168,7 +178,8 @@ static int ksm_alloc_batch(struct ksm_break *batch)
 
 	for (i = 0; i < nr; i++) {
 		folio = page_folio(own[i]);
-		if (mem_cgroup_charge(folio, batch->vma->vm_mm, GFP_KERNEL))
+		if (mem_cgroup_charge(folio, batch->vma->vm_mm,
+				      GFP_KERNEL | ksm_haste(i)))
 			break;
 		folio_throttle_swaprate(folio, GFP_KERNEL);
 		batch->pages[i].folio = folio;
@@ -231,11 +242,15 @@ static bool ksm_copy(struct ksm_broken *page, struct vm_area_struct *vma)
 static unsigned int ksm_copy_batch(struct ksm_break *batch, pte_t *start)
 {
 	struct ksm_broken *page = batch->pages, *end = page + batch->nr;
+	pte_t pte;
 
 	for (; page < end; page++) {
 		batch->next = page->addr;
-		if (!pte_same(ptep_get(ksm_ptep_of(batch, start, page)),
-			      page->pte) || !ksm_still_merged(page->pte))
+		pte = ptep_get(ksm_ptep_of(batch, start, page));
+		/* That it has been read meanwhile does not matter */
+		if (!pte_present(pte) ||
+		    !pte_same(pte_mkyoung(pte), pte_mkyoung(page->pte)) ||
+		    !ksm_still_merged(pte))
 			break;
 		if (!ksm_copy(page, batch->vma)) {
 			batch->fault = true;
