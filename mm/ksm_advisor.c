@@ -84,9 +84,12 @@ static u64 pages_for_target(unsigned int pages, u64 secs)
 /* Keeps @wanted where the next pass will use an allowed share of a CPU. */
 static u64 limit_cpu(u64 wanted, unsigned int pages, unsigned int cpu_percent)
 {
-	u64 pages_per_percent = max(pages / cpu_percent, 1U);
-	u64 most = pages_per_percent * READ_ONCE(ksm_advisor.max_cpu);
-	u64 least = pages_per_percent * MIN_CPU_PERCENT;
+	u64 most = (u64)pages * READ_ONCE(ksm_advisor.max_cpu);
+	u64 least = (u64)pages * MIN_CPU_PERCENT;
+
+	/* Several threads may use more percents than there are pages */
+	most = max(div_u64(most, cpu_percent), 1);
+	least = max(div_u64(least, cpu_percent), 1);
 
 	return max(min(wanted, most), least);
 }

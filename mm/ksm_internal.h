@@ -18,7 +18,7 @@
  *				trying only
  *		anon_vma lock
  *		  page table lock
- *	ksm_mm_lock, index lock, ksm_stable_node.lock
+ *	ksm_mm_lock, index lock, candidate lock, ksm_stable_node.lock
  *				spin locks, innermost, never nested
  *
  * ksmd holds ksm_control_lock for its helpers too, and lets it go when they

@@ -152,7 +152,10 @@ static void ksm_meet(struct ksm_batch *batch, struct ksm_found *found,
 	if (theirs->kmm == ours.kmm && theirs->addr == ours.addr)
 		return;
 	if (theirs->kmm != ours.kmm && !ksm_lock_other(batch, theirs->kmm)) {
-		found->err = -EBUSY;
+		if (ksm_mm_dying(theirs->kmm->mm))
+			ksm_candidate_set(key, &ours);
+		else
+			found->err = -EBUSY;
 		return;
 	}
 	switch (ksm_judge(&ours, theirs, found->fingerprint)) {
@@ -365,6 +368,8 @@ static void ksm_run_jobs(struct ksm_batch *batch)
 		ksm_put_mm(job->spot.kmm);
 	}
 	batch->nr_jobs = 0;
+	/* Nothing is to be done in their mms now: let others at them */
+	ksm_unlock_others(batch);
 	for (i = 0; i < batch->nr; i++)
 		ksm_match_again(batch, &batch->found[i], progress);
 }

@@ -399,6 +399,8 @@ void ksm_cursor_start(void)
 
 /**
  * ksm_cursor_reset - leave the pass that is going on
+ *
+ * Context: ksm_control_lock held for write.
  */
 void ksm_cursor_reset(void)
 {
@@ -406,8 +408,11 @@ void ksm_cursor_reset(void)
 
 	spin_lock(&ksm_mm_lock);
 	ksm_cursor = &ksm_mm_list;
-	list_for_each_entry_safe(kmm, next, &ksm_begun_list, begun)
+	list_for_each_entry_safe(kmm, next, &ksm_begun_list, begun) {
 		list_del_init(&kmm->begun);
+		/* Nobody scans: the next pass begins with its first page */
+		kmm->scan_addr = 0;
+	}
 	spin_unlock(&ksm_mm_lock);
 }
 

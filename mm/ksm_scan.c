@@ -143,7 +143,8 @@ static void ksm_scan_batch(struct ksm_batch *batch, struct ksm_mm *kmm,
 	batch->limit = limit;
 
 	mutex_lock(&kmm->lock);
-	if (ksm_cursor_begun(kmm) && !ksm_collect(batch))
+	/* Others may have been here first, and for long */
+	if (!ksm_must_pause() && ksm_cursor_begun(kmm) && !ksm_collect(batch))
 		ksm_cursor_done(kmm);
 	if (batch->nr && batch->found[0].kind <= KSM_FOUND_KNOWN)
 		WRITE_ONCE(kmm->nid, batch->found[0].nid);
