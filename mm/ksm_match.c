@@ -246,9 +246,11 @@ static unsigned int ksm_order_jobs(struct ksm_batch *batch, bool share)
 {
 	struct ksm_job **order = batch->order, *job;
 	unsigned int nr = 0, at;
+	bool is_share;
 
 	for (job = batch->jobs; job < batch->jobs + batch->nr_jobs; job++) {
-		if ((job->kind == KSM_JOB_SHARE) != share || job->err)
+		is_share = job->kind == KSM_JOB_SHARE;
+		if (job->err || is_share != share)
 			continue;
 		for (at = nr++; at && ksm_job_before(job, order[at - 1]); at--)
 			order[at] = order[at - 1];

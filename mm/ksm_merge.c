@@ -146,18 +146,20 @@ struct ksm_group {
 	unsigned long end;
 };
 
-/* The next job of a group that nothing has gone wrong with, from @job on. */
-static struct ksm_job **ksm_good_job(struct ksm_group *group,
+/*
+ * The job after @job that nothing has gone wrong with; the first if @job is
+ * NULL, and NULL after the last.
+ */
+static struct ksm_job **ksm_next_job(struct ksm_group *group,
 				     struct ksm_job **job)
 {
-	while (job < group->jobs + group->nr && (*job)->err)
-		job++;
-	return job < group->jobs + group->nr ? job : NULL;
-}
+	struct ksm_job **end = group->jobs + group->nr;
 
-#define ksm_for_each_good_job(job, group)				\
-	for (job = ksm_good_job(group, (group)->jobs); job;		\
-	     job = ksm_good_job(group, job + 1))
+	for (job = job ? job + 1 : group->jobs; job < end; job++)
+		if (!(*job)->err)
+			return job;
+	return NULL;
+}
 
 /* ------------------------------------------------------- locking what takes part */
 
@@ -234,6 +236,7 @@ static int ksm_hold_kpage(struct ksm_group *group, struct ksm_job *job)
 static int ksm_hold_page(struct ksm_group *group, struct ksm_job *job)
 {
 	struct page *page = ksm_get_page_at(group->vma, job->spot.addr);
+	bool fold = job->kind == KSM_JOB_FOLD;
 	struct folio *folio;
 	int err;
 
@@ -244,7 +247,7 @@ static int ksm_hold_page(struct ksm_group *group, struct ksm_job *job)
 	if (!folio_trylock(folio))
 		goto out_put;
 	err = -EEXIST;
-	if (folio_test_ksm(folio) != (job->kind == KSM_JOB_FOLD))
+	if (folio_test_ksm(folio) != fold)
 		goto out_unlock;
 	err = -ERESTART;
 	if (folio_test_large(folio) && group->end)
@@ -425,12 +428,12 @@ static int ksm_protect(struct ksm_group *group, struct ksm_job *job,
 /* Let nobody write to the pages of a group any more. */
 static void ksm_protect_all(struct ksm_group *group)
 {
-	struct ksm_job **job;
+	struct ksm_job **job = NULL;
 	bool flush = false;
 	spinlock_t *ptl;	/* of the page table */
 	pte_t *start = ksm_lock_table(group, &ptl);
 
-	ksm_for_each_good_job(job, group)
+	while ((job = ksm_next_job(group, job)))
 		(*job)->err = start ? ksm_protect(group, *job,
 						  ksm_job_pte(group, *job, start),
 						  &flush) : -EAGAIN;
@@ -490,12 +493,12 @@ static void ksm_replace_all(struct ksm_group *group)
 {
 	struct vm_area_struct *vma = group->vma;
 	bool flush = false;
-	struct ksm_job **job;
+	struct ksm_job **job = NULL;
 	spinlock_t *ptl;	/* of the page table */
 	pte_t *start, *ptep;
 
 	start = ksm_lock_table(group, &ptl);
-	ksm_for_each_good_job(job, group) {
+	while ((job = ksm_next_job(group, job))) {
 		if ((*job)->kind == KSM_JOB_SHARE)
 			continue;
 		ptep = start ? ksm_job_pte(group, *job, start) : NULL;
@@ -511,7 +514,7 @@ static void ksm_replace_all(struct ksm_group *group)
 		return;
 	if (flush)
 		ksm_flush(group);
-	ksm_for_each_good_job(job, group)
+	while ((job = ksm_next_job(group, job)))
 		if ((*job)->kind != KSM_JOB_SHARE)
 			ksm_map_kpage(group, *job,
 				      ksm_job_pte(group, *job, start));
@@ -567,9 +570,9 @@ static int ksm_share(struct ksm_group *group, struct ksm_job *job)
 /* Are the pages equal, now that nobody writes to them? */
 static void ksm_compare_all(struct ksm_group *group)
 {
-	struct ksm_job **job;
+	struct ksm_job **job = NULL;
 
-	ksm_for_each_good_job(job, group) {
+	while ((job = ksm_next_job(group, job))) {
 		if ((*job)->kind == KSM_JOB_SHARE)
 			(*job)->err = ksm_share(group, *job);
 		else if (!pages_identical(&(*job)->folio->page, (*job)->kpage))
@@ -638,7 +641,7 @@ static void ksm_let_go_all(struct ksm_group *group)
 static void ksm_work(struct ksm_group *group)
 {
 	struct mmu_notifier_range range;
-	struct ksm_job **job;
+	struct ksm_job **job = NULL;
 
 	ksm_window(KSM_WINDOW_PROTECT);
 	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, group->vma->vm_mm,
@@ -649,7 +652,7 @@ static void ksm_work(struct ksm_group *group)
 	ksm_window(KSM_WINDOW_REPLACE);
 	ksm_replace_all(group);
 	mmu_notifier_invalidate_range_end(&range);
-	ksm_for_each_good_job(job, group)
+	while ((job = ksm_next_job(group, job)))
 		ksm_note(group, *job);
 }
 

@@ -197,7 +197,7 @@ static void *write_on(void *arg)
 		check_all(w, turn);
 		write_all(w, 0);
 		/* It takes ksmd two passes to merge them: be back at any time */
-		spin(turn * 7919 % 2000 * 1e-6);
+		spin(turn * 7919 % 2000 * 0.000001);
 	}
 	return NULL;
 }
