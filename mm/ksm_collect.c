@@ -767,6 +767,7 @@ void ksm_fingerprint_batch(struct ksm_batch *batch)
 		if (found + 1 < end && found[1].page)
 			next = found[1].page;
 		found->fingerprint = ksm_fingerprint_ahead(found->page, next);
+		ksm_seen_soon(found->fingerprint);
 		put_page(found->page);
 	}
 }

@@ -14,6 +14,7 @@
  * What is found here is a guess.  Pages are equal when their bytes are, and
  * that is decided in ksm_merge.c, while nobody can write to them.
  */
+#include <linux/prefetch.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
 #include "internal.h"
@@ -650,6 +651,20 @@ bool ksm_seen_twice(u64 fingerprint)
 		return true;
 	return ksm_seen_again(ksm_filter_words(&ksm_filter, fingerprint),
 			      ksm_filter_bits(fingerprint));
+}
+
+/**
+ * ksm_seen_soon - have the filter at hand when ksm_seen() is called
+ * @fingerprint: that it will be called with
+ *
+ * The filter is larger than the caches as soon as there are some GiB to scan.
+ *
+ * Context: a pass goes on.
+ */
+void ksm_seen_soon(u64 fingerprint)
+{
+	if (ksm_filter.words)
+		prefetchw(ksm_filter_words(&ksm_filter, fingerprint));
 }
 
 /**

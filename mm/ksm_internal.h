@@ -508,6 +508,7 @@ bool ksm_index_empty(void);
 int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
 		       void *arg);
 void ksm_index_roomy(struct ksm_stable_node *node);
+void ksm_seen_soon(u64 fingerprint);
 bool ksm_seen(u64 fingerprint);
 bool ksm_seen_twice(u64 fingerprint);
 bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot);
