@@ -28,6 +28,19 @@ static unsigned int ksm_word_index(unsigned long addr)
 	return (addr >> PAGE_SHIFT) % KSM_CHUNK_PAGES;
 }
 
+/*
+ * The first chunk at or behind an index, for addresses below @end.  All of them
+ * are marked, for it is a mark that is found without looking at each empty slot.
+ */
+#define KSM_CHUNK_THERE		XA_MARK_0
+
+static struct ksm_chunk *ksm_next_chunk(struct ksm_mm *kmm,
+					unsigned long *index, unsigned long end)
+{
+	return xa_find(&kmm->chunks, index, ksm_chunk_index(end - 1),
+		       KSM_CHUNK_THERE);
+}
+
 /**
  * ksm_word - what is remembered of a page
  * @kmm: the address space
@@ -51,6 +64,8 @@ u64 *ksm_word(struct ksm_mm *kmm, unsigned long addr, bool create)
 			kmem_cache_free(ksm_chunk_cache, chunk);
 			return NULL;
 		}
+		xa_set_mark(&kmm->chunks, ksm_chunk_index(addr),
+			    KSM_CHUNK_THERE);
 		ksm_account(kmm, sizeof(*chunk));
 	}
 	return chunk ? &chunk->words[ksm_word_index(addr)] : NULL;
@@ -186,8 +201,8 @@ bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end)
 
 	if (start >= end)
 		return false;
-	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
-			  ksm_chunk_index(end - 1)) {
+	for (index = ksm_chunk_index(start);
+	     (chunk = ksm_next_chunk(kmm, &index, end)); index++) {
 		words = ksm_words_of(chunk, index, start, end, &nr);
 		if (memchr_inv(words, 0, nr * sizeof(*words)) ||
 		    ksm_chunk_empty(chunk))
@@ -241,8 +256,8 @@ unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 
 	if (start >= end)
 		return end;
-	xa_for_each_range(&kmm->chunks, index, chunk, ksm_chunk_index(start),
-			  ksm_chunk_index(end - 1)) {
+	for (index = ksm_chunk_index(start);
+	     (chunk = ksm_next_chunk(kmm, &index, end)); index++) {
 		if (looks && !*looks)
 			return index << KSM_CHUNK_SHIFT;
 		words = ksm_words_of(chunk, index, start, end, &nr);
