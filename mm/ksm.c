@@ -26,6 +26,7 @@ struct ksm_knobs ksm_knobs = {
 	.run			= IS_ENABLED(CONFIG_SYSFS) ? KSM_STOP : KSM_MERGE,
 	.max_page_sharing	= 256,
 	.merge_across_nodes	= true,
+	.relocate		= true,
 	.scan_threads		= 1,
 	.pages_to_scan		= 100,
 	.sleep_millisecs	= 20,
@@ -272,12 +273,12 @@ void ksm_migrate_page(struct folio *to, struct folio *from)
 
 /**
  * ksm_new_node - a node for a page that is about to become a KSM page
- * @fingerprint: of the page's content
+ * @key: of the page
  *
  * Context: may sleep.
  * Return: the node with one reference, the caller's; NULL without memory.
  */
-struct ksm_stable_node *ksm_new_node(u64 fingerprint)
+struct ksm_stable_node *ksm_new_node(const struct ksm_key *key)
 {
 	struct ksm_stable_node *node;
 
@@ -289,7 +290,8 @@ struct ksm_stable_node *ksm_new_node(u64 fingerprint)
 	if (!node)
 		return NULL;
 	node->kpfn = KSM_PFN_GONE;
-	node->key.fingerprint = fingerprint;
+	node->key = *key;
+	ksm_get_domain(key->domain);
 	refcount_set(&node->refs, 1);
 	spin_lock_init(&node->lock);
 	INIT_HLIST_HEAD(&node->mappings);
@@ -310,6 +312,7 @@ void ksm_put_node(struct ksm_stable_node *node)
 	if (!refcount_dec_and_test(&node->refs))
 		return;
 	atomic_long_sub(KSM_HASHED_BYTES(*node), &ksm_counters.metadata);
+	ksm_put_domain(node->key.domain);
 	kfree_rcu(node, rcu);
 }
 
@@ -331,8 +334,14 @@ void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node)
 	smp_store_release(&node->kpfn, folio_pfn(folio));
 }
 
-/* A page nobody maps any more goes its way without KSM.  It is locked. */
-static void ksm_let_go(struct folio *folio, struct ksm_stable_node *node)
+/**
+ * ksm_let_go - a KSM page that nobody maps goes its way without KSM
+ * @folio: the page, which somebody may still refer to
+ * @node: its node
+ *
+ * Context: the folio locked.
+ */
+void ksm_let_go(struct folio *folio, struct ksm_stable_node *node)
 {
 	WRITE_ONCE(folio->mapping, (void *)PAGE_MAPPING_KSM);
 	ksm_retire(node);
@@ -387,7 +396,7 @@ static void ksm_list_mapping(struct ksm_mapping *mapping,
 	WRITE_ONCE(node->nr_mappings, node->nr_mappings + 1);
 	spin_unlock(&node->lock);
 
-	atomic_long_inc(first ? &ksm_counters.shared : &ksm_counters.sharing);
+	ksm_count_mapping(node->key.domain, first, 1);
 }
 
 /* The caller inherits the record's reference to the node. */
@@ -405,7 +414,7 @@ static void ksm_unlist_mapping(struct ksm_mapping *mapping, struct folio *folio)
 	if (full)
 		ksm_index_roomy(node);
 
-	atomic_long_dec(last ? &ksm_counters.shared : &ksm_counters.sharing);
+	ksm_count_mapping(node->key.domain, last, -1);
 	if (folio && last && !folio_mapped(folio))
 		ksm_let_go(folio, node);
 }
@@ -658,6 +667,8 @@ static int ksm_retire_offlined(struct ksm_stable_node *node, void *arg)
 static int ksm_memory_callback(struct notifier_block *self,
 			       unsigned long action, void *arg)
 {
+	if (action == MEM_GOING_OFFLINE)
+		ksm_free_frames();
 	if (action == MEM_OFFLINE) {
 		ksm_index_for_each(ksm_retire_offlined, arg);
 		synchronize_rcu();
@@ -678,6 +689,8 @@ static int __init ksm_init(void)
 	ksm_fingerprint_init();
 	ksm_record_init();
 	err = ksm_index_init();
+	if (!err)
+		err = ksm_domain_init();
 	if (!err)
 		err = ksm_registry_init();
 	if (!err)

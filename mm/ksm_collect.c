@@ -191,7 +191,8 @@ static __always_inline void ksm_collect_known(struct ksm_batch *batch,
 {
 	u64 fingerprint = word & KSM_WORD_FINGERPRINT;
 
-	if (ksm_seen(fingerprint) ||
+	if ((ksm_seen(ksm_filter_mark(batch, fingerprint)) &&
+	     !batch->collides) ||
 	    (batch->use_zero_pages && ksm_is_zero_fingerprint(fingerprint)))
 		ksm_collect_seen(batch, page, addr, fingerprint);
 }
@@ -269,6 +270,18 @@ static noinline unsigned int ksm_pass_over(struct ksm_batch *batch,
 }
 
 /*
+ * Has a KSM page been merged among those whom the mm has nothing to do with any
+ * more?  It is mapped, and not unmapped before the page table lock is let go: so
+ * its node is there.
+ */
+static bool ksm_is_foreign(struct ksm_mm *kmm, struct folio *kfolio)
+{
+	struct ksm_stable_node *node = folio_stable_node(kfolio);
+
+	return node && node->key.domain != kmm->domain;
+}
+
+/*
  * A present page, under the page table lock.  Returns what was found if the page
  * is to be read.
  */
@@ -297,7 +310,9 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 	batch->scanned++;
 	if (folio_test_ksm(folio)) {
 		mapping = word ? ksm_word_mapping(*word) : NULL;
-		if (!mapping || mapping->node != folio_stable_node(folio) ||
+		if (ksm_is_foreign(batch->kmm, folio))
+			ksm_found(batch, KSM_FOUND_FOREIGN, addr);
+		else if (!mapping || mapping->node != folio_stable_node(folio) ||
 		    !ksm_mapping_fits(mapping, vma, addr))
 			ksm_found(batch, KSM_FOUND_KSM, addr);
 		else if (ksm_folding(mapping->node))
@@ -715,9 +730,13 @@ bool ksm_collect(struct ksm_batch *batch)
 
 	batch->next = kmm->scan_addr;
 	mmap_read_lock(mm);
-	if (ksm_mm_dying(mm))
+	if (ksm_mm_dying(mm) || !ksm_settle_domain(kmm))
 		goto unlock;
 
+	if (from_start)
+		ksm_forget_collisions(kmm);
+	batch->collides = ksm_collides(kmm);
+	batch->salt = ksm_domain_salt(kmm->domain);
 	batch->watches = ksm_mm_watches(mm);
 	batch->smart_scan = READ_ONCE(ksm_knobs.smart_scan);
 	batch->use_zero_pages = READ_ONCE(ksm_knobs.use_zero_pages);
@@ -767,7 +786,7 @@ void ksm_fingerprint_batch(struct ksm_batch *batch)
 		if (found + 1 < end && found[1].page)
 			next = found[1].page;
 		found->fingerprint = ksm_fingerprint_ahead(found->page, next);
-		ksm_seen_soon(found->fingerprint);
+		ksm_seen_soon(ksm_filter_mark(batch, found->fingerprint));
 		put_page(found->page);
 	}
 }

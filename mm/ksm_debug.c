@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /sys/kernel/debug/ksm: for those who work on KSM.
+ * /sys/kernel/debug/ksm: what is too long for sysfs, and what is for those who
+ * work on KSM.
+ *
+ * domains lists the merge domains, and how much each shares.
+ *
+ * fingerprint tells how fingerprints are made, and with what key: for tests that
+ * want pages to have the same one.
  *
  * windows/NAME is how many microseconds KSM waits, one time out of two, in the
  * moment of that name: see enum ksm_window.
@@ -12,6 +18,7 @@
 #include <linux/random.h>
 #include "ksm_internal.h"
 
+#ifdef CONFIG_KSM_DEBUG
 /* Some are waited for with interrupts off. */
 #define KSM_WINDOW_MAX_US	1000U
 
@@ -50,15 +57,41 @@ void ksm_window_wait(enum ksm_window window)
 		udelay(min(us, KSM_WINDOW_MAX_US));
 }
 
-static int __init ksm_debug_init(void)
+static void __init ksm_windows_init(struct dentry *dir)
 {
-	struct dentry *dir = debugfs_create_dir("ksm", NULL);
 	int i;
 
 	dir = debugfs_create_dir("windows", dir);
 	for (i = 0; i < ARRAY_SIZE(ksm_window_names); i++)
 		debugfs_create_u32(ksm_window_names[i], 0600, dir,
 				   &ksm_window_us[i]);
+}
+#else
+static void __init ksm_windows_init(struct dentry *dir)
+{
+}
+#endif /* CONFIG_KSM_DEBUG */
+
+static int ksm_fingerprint_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, ksm_fingerprint_show, NULL);
+}
+
+static const struct file_operations ksm_fingerprint_fops = {
+	.open		= ksm_fingerprint_open,
+	.read		= seq_read,
+	.llseek		= seq_lseek,
+	.release	= single_release,
+};
+
+static int __init ksm_debug_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("ksm", NULL);
+
+	debugfs_create_file("domains", 0400, dir, NULL, &ksm_domains_fops);
+	debugfs_create_file("fingerprint", 0400, dir, NULL,
+			    &ksm_fingerprint_fops);
+	ksm_windows_init(dir);
 	return 0;
 }
 late_initcall(ksm_debug_init);

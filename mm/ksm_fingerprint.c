@@ -9,13 +9,15 @@
  *
  * A CRC is linear, and no key helps against who wants to make pages of the same
  * fingerprint.  He never makes others share what is not equal, for bytes decide
- * on that; but he may keep them from sharing what is.
+ * on that; but he may keep them from sharing what is.  What it costs is bounded
+ * (ksm_collides()).
  */
 #include <linux/highmem.h>
 #include <linux/init.h>
 #include <linux/jump_label.h>
 #include <linux/prefetch.h>
 #include <linux/random.h>
+#include <linux/seq_file.h>
 #include <linux/timex.h>
 #include <linux/xxhash.h>
 #include "ksm_internal.h"
@@ -138,6 +140,21 @@ u64 ksm_fingerprint_ahead(struct page *page, struct page *next)
 bool ksm_is_zero_fingerprint(u64 fingerprint)
 {
 	return fingerprint == ksm_zero_fingerprint;
+}
+
+/**
+ * ksm_fingerprint_show - how fingerprints are made, for debugfs
+ * @seq: the file: "crc" or "xxh64", and the key
+ * @unused: not used
+ *
+ * Return: 0.
+ */
+int ksm_fingerprint_show(struct seq_file *seq, void *unused)
+{
+	seq_printf(seq, "%s %#llx\n",
+		   static_key_enabled(&ksm_use_crc) ? "crc" : "xxh64",
+		   ksm_fingerprint_seed);
+	return 0;
 }
 
 /* The shortest of some times that it takes, in cycles. */

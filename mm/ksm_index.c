@@ -14,6 +14,7 @@
  * What is found here is a guess.  Pages are equal when their bytes are, and
  * that is decided in ksm_merge.c, while nobody can write to them.
  */
+#include <linux/hash.h>
 #include <linux/prefetch.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
@@ -30,14 +31,17 @@
 /**
  * ksm_make_key - under which a page is filed and found
  * @fingerprint: the page's
+ * @domain: of the mm in which it is
  * @nid: the NUMA node it is on
  *
  * Return: the key.
  */
-struct ksm_key ksm_make_key(u64 fingerprint, int nid)
+struct ksm_key ksm_make_key(u64 fingerprint, struct ksm_domain *domain,
+			    int nid)
 {
 	return (struct ksm_key) {
 		.fingerprint = fingerprint,
+		.domain = domain,
 		.nid = ksm_knobs.merge_across_nodes ? NUMA_NO_NODE : nid,
 	};
 }
@@ -47,7 +51,8 @@ static u32 ksm_hash_key(const void *data, u32 len, u32 seed)
 {
 	const struct ksm_key *key = data;
 
-	return (u32)(key->fingerprint >> 32) ^ seed ^ (u32)key->nid;
+	return (u32)(key->fingerprint >> 32) ^ seed ^ (u32)key->nid ^
+	       hash_ptr(key->domain, 32);
 }
 
 /* -------------------------------------------------------------- stable nodes */
@@ -152,7 +157,7 @@ int ksm_index_add(struct ksm_stable_node *node, int nid)
 {
 	int err;
 
-	node->key = ksm_make_key(node->key.fingerprint, nid);
+	node->key = ksm_make_key(node->key.fingerprint, node->key.domain, nid);
 	spin_lock(&ksm_index_lock);
 	err = ksm_file_node(node);
 	if (!err) {
@@ -232,7 +237,7 @@ static bool ksm_refile_node(struct ksm_stable_node *node)
 	if (!(kpfn & KSM_PFN_GONE) && !list_empty(&node->all)) {
 		ksm_unfile_node(node);
 		node->key = ksm_make_key(node->key.fingerprint,
-					 pfn_to_nid(kpfn));
+					 node->key.domain, pfn_to_nid(kpfn));
 		err = ksm_file_node(node);
 	}
 	rcu_read_unlock();
@@ -309,13 +314,20 @@ static unsigned int ksm_pass;
  */
 bool ksm_folding(const struct ksm_stable_node *node)
 {
-	return READ_ONCE(node->fold_pass) == READ_ONCE(ksm_pass);
+	return READ_ONCE(node->fold_pass) == READ_ONCE(ksm_pass) &&
+	       !READ_ONCE(node->collides);
 }
 
 static bool ksm_node_has_room(struct ksm_stable_node *node)
 {
 	return READ_ONCE(node->nr_mappings) <
 	       READ_ONCE(ksm_knobs.max_page_sharing);
+}
+
+/* Does a node count when its mappings and those of others are summed up? */
+static bool ksm_may_be_folded(const struct ksm_stable_node *node)
+{
+	return node->nr_mappings && !READ_ONCE(node->collides);
 }
 
 /*
@@ -330,7 +342,7 @@ static struct ksm_stable_node *ksm_pick(struct ksm_stable_node *first,
 	bool fewer;
 
 	do {
-		if (!node->nr_mappings || ksm_folding(node) != folding)
+		if (!ksm_may_be_folded(node) || ksm_folding(node) != folding)
 			goto next;
 		fewer = picked && node->nr_mappings < picked->nr_mappings;
 		if (!picked || fewer == fewest)
@@ -356,8 +368,10 @@ static void ksm_plan_fold(struct ksm_stable_node *first)
 	int looks = KSM_FOLD_NODES;
 
 	do {
-		mappings += node->nr_mappings;
-		nodes += !!node->nr_mappings;
+		if (ksm_may_be_folded(node)) {
+			mappings += node->nr_mappings;
+			nodes++;
+		}
 		node = list_next_entry(node, siblings);
 	} while (node != first && --looks);
 
@@ -374,7 +388,7 @@ static void ksm_plan_fold(struct ksm_stable_node *first)
 	node = first;
 	looks = KSM_FOLD_NODES;
 	do {
-		if (node->nr_mappings)
+		if (ksm_may_be_folded(node))
 			ksm_mark_fold(node, true);
 		node = list_next_entry(node, siblings);
 	} while (node != first && --looks);
@@ -641,48 +655,48 @@ static bool ksm_seen_again(const atomic64_t *words, u64 seen)
 
 /**
  * ksm_seen_twice - did perhaps two pages of the last pass have it?
- * @fingerprint: of a page that has not changed since
+ * @mark: ksm_filter_mark() of a page that has not changed since
  *
  * Return: false only if there were no two.
  */
-bool ksm_seen_twice(u64 fingerprint)
+bool ksm_seen_twice(u64 mark)
 {
 	if (!ksm_filter.words)
 		return true;
-	return ksm_seen_again(ksm_filter_words(&ksm_filter, fingerprint),
-			      ksm_filter_bits(fingerprint));
+	return ksm_seen_again(ksm_filter_words(&ksm_filter, mark),
+			      ksm_filter_bits(mark));
 }
 
 /**
  * ksm_seen_soon - have the filter at hand when ksm_seen() is called
- * @fingerprint: that it will be called with
+ * @mark: that it will be called with
  *
  * The filter is larger than the caches as soon as there are some GiB to scan.
  *
  * Context: a pass goes on.
  */
-void ksm_seen_soon(u64 fingerprint)
+void ksm_seen_soon(u64 mark)
 {
 	if (ksm_filter.words)
-		prefetchw(ksm_filter_words(&ksm_filter, fingerprint));
+		prefetchw(ksm_filter_words(&ksm_filter, mark));
 }
 
 /**
- * ksm_seen - a page of this pass has this fingerprint
- * @fingerprint: the page's
+ * ksm_seen - a page of this pass is known by this mark
+ * @mark: ksm_filter_mark() of the page
  *
  * Context: between ksm_index_start_pass() and ksm_index_end_pass().
  * Return: as ksm_seen_twice().
  */
-bool ksm_seen(u64 fingerprint)
+bool ksm_seen(u64 mark)
 {
-	u64 seen = ksm_filter_bits(fingerprint);
+	u64 seen = ksm_filter_bits(mark);
 	atomic64_t *words, *word;
 	s64 old, new;
 
 	if (!ksm_filter.words)
 		return true;
-	words = ksm_filter_words(&ksm_filter, fingerprint);
+	words = ksm_filter_words(&ksm_filter, mark);
 	word = &words[ksm_pass & 1];
 	old = atomic64_read(word);
 	/* Of two at a time that see the same, one sees it again */

@@ -20,6 +20,7 @@
  *		  page table lock
  *	ksm_mm_lock, index lock, candidate lock, ksm_stable_node.lock
  *				spin locks, innermost, never nested
+ *	  ksm_domain_lock	but for this one, which is inside of any
  *
  * ksmd holds ksm_control_lock for its helpers too, and lets it go when they
  * have finished.
@@ -42,6 +43,7 @@
 #include <linux/refcount.h>
 #include <linux/rhashtable-types.h>
 #include <linux/rwsem.h>
+#include <linux/seq_file.h>
 #include <linux/xarray.h>
 
 /**
@@ -112,12 +114,31 @@ enum ksm_advisor_mode {
 };
 
 /**
+ * enum ksm_domain_kind - within what pages are merged
+ *
+ * What has been written to /sys/kernel/mm/ksm/merge_domain.
+ *
+ * @KSM_DOMAIN_SYSTEM: everywhere
+ * @KSM_DOMAIN_USER: the processes of a user, in one user namespace
+ * @KSM_DOMAIN_CGROUP: a memory cgroup, without those below it
+ * @KSM_DOMAIN_PROCESS: one address space
+ */
+enum ksm_domain_kind {
+	KSM_DOMAIN_SYSTEM,
+	KSM_DOMAIN_USER,
+	KSM_DOMAIN_CGROUP,
+	KSM_DOMAIN_PROCESS,
+};
+
+/**
  * struct ksm_knobs - what the admin has set
  * @run: one of enum ksm_run; changed under ksm_control_lock for write
  * @max_page_sharing: most mappings that merging gives one KSM page; changed
  *	under ksm_control_lock for write, while nothing is shared
  * @merge_across_nodes: may pages of different NUMA nodes be merged; changed
  *	like @max_page_sharing
+ * @relocate: make KSM pages in fresh frames; READ_ONCE/WRITE_ONCE
+ * @merge_domain: within what pages are merged; changed like @max_page_sharing
  * @scan_threads: how many threads scan, ksmd being one of them; changed under
  *	ksm_control_lock for write
  * @pages_to_scan: pages they look at, all together, between two sleeps
@@ -133,6 +154,8 @@ struct ksm_knobs {
 	enum ksm_run run;
 	unsigned int max_page_sharing;
 	bool merge_across_nodes;
+	enum ksm_domain_kind merge_domain;
+	bool relocate;
 	unsigned int scan_threads;
 
 	unsigned int pages_to_scan;
@@ -183,13 +206,15 @@ extern struct ksm_counters ksm_counters;
 /**
  * struct ksm_key - what pages must have in common to be looked at together
  * @fingerprint: ksm_fingerprint() of the content
+ * @domain: those who may share it; NULL if that is the whole system
  * @nid: NUMA node, or NUMA_NO_NODE while pages are merged across nodes
  *
  * No padding: the hash tables compare all of it.
  */
 struct ksm_key {
 	u64 fingerprint;
-	s64 nid;
+	struct ksm_domain *domain;
+	long nid;
 };
 
 /**
@@ -199,7 +224,8 @@ struct ksm_key {
  *	without a lock; see get_ksm_page()
  * @moves: how often migration has moved the page; written with @kpfn, so
  *	that a page which comes back to an old pfn is not mistaken for gone
- * @key: under which the index files the node.  Index lock.
+ * @key: under which the index files the node, with a reference to the domain,
+ *	which is set for good.  Index lock.
  * @filed: the index finds the node.  Index lock.
  * @first: the index's table holds the node, and the others of its key stand
  *	behind it in @siblings.  Index lock.
@@ -210,6 +236,7 @@ struct ksm_key {
  *	a wrong guess costs no more than a second look
  * @fold_pass: the pass in which the page's mappings are to be moved to others
  *	of its content; see ksm_folding()
+ * @collides: the page is not equal to others of its key, and never folded
  * @mappings: records of the page's mappings.  Changed with @lock held and,
  *	while the page exists, with the page locked as well: so holding either
  *	of them keeps the list still
@@ -228,6 +255,7 @@ struct ksm_stable_node {
 	struct ksm_key key;
 	bool filed;
 	bool first;
+	bool collides;
 	unsigned int fold_pass;
 	refcount_t refs;
 	spinlock_t lock;	/* @mappings, @nr_mappings */
@@ -323,7 +351,11 @@ struct ksm_chunk {
  * @lock: guards the fields below and the mm's counters of KSM.  Taken before
  *	mmap_lock; whoever holds one may only try a second one.
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
+ * @domain: with whom it may share, as of the last ksm_settle_domain(), with a
+ *	reference; NULL if that is the whole system, or not known yet
  * @scan_addr: where scanning goes on
+ * @collisions: how many of its pages were found lately by the fingerprint of
+ *	others that they are not equal to
  * @sweep: the last sweep over all mms that has been here.  ksm_mm_lock.
  * @lingers: the mm has exited, and left records that others need
  * @metadata: bytes of @chunks and of the records they point to; written
@@ -340,7 +372,9 @@ struct ksm_mm {
 
 	struct mutex lock;	/* @chunks and all below */
 	struct xarray chunks;
+	struct ksm_domain *domain;
 	unsigned long scan_addr;
+	unsigned int collisions;
 	unsigned long sweep;
 	bool lingers;
 	long metadata;
@@ -370,9 +404,10 @@ enum ksm_drop {
 
 struct folio *get_ksm_page(struct ksm_stable_node *node, enum ksm_get how);
 struct ksm_stable_node *folio_stable_node(const struct folio *folio);
-struct ksm_stable_node *ksm_new_node(u64 fingerprint);
+struct ksm_stable_node *ksm_new_node(const struct ksm_key *key);
 void ksm_put_node(struct ksm_stable_node *node);
 void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node);
+void ksm_let_go(struct folio *folio, struct ksm_stable_node *node);
 struct ksm_mapping *ksm_new_mapping(void);
 void ksm_free_mapping(struct ksm_mapping *mapping);
 void ksm_free_mappings(void **mappings, unsigned int nr);
@@ -463,6 +498,7 @@ void ksm_reap_later(void);
 void ksm_fingerprint_init(void);
 u64 ksm_fingerprint_ahead(struct page *page, struct page *next);
 bool ksm_is_zero_fingerprint(u64 fingerprint);
+int ksm_fingerprint_show(struct seq_file *seq, void *unused);
 
 /**
  * ksm_fingerprint - of a page's content, if it is not known what is read next
@@ -496,7 +532,8 @@ struct ksm_spot {
 #define KSM_HASHED_BYTES(object)	(sizeof(object) + 2 * sizeof(void *))
 
 int ksm_index_init(void);
-struct ksm_key ksm_make_key(u64 fingerprint, int nid);
+struct ksm_key ksm_make_key(u64 fingerprint, struct ksm_domain *domain,
+			    int nid);
 int ksm_index_add(struct ksm_stable_node *node, int nid);
 bool ksm_index_remove(struct ksm_stable_node *node);
 struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
@@ -508,9 +545,9 @@ bool ksm_index_empty(void);
 int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
 		       void *arg);
 void ksm_index_roomy(struct ksm_stable_node *node);
-void ksm_seen_soon(u64 fingerprint);
-bool ksm_seen(u64 fingerprint);
-bool ksm_seen_twice(u64 fingerprint);
+void ksm_seen_soon(u64 mark);
+bool ksm_seen(u64 mark);
+bool ksm_seen_twice(u64 mark);
 bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot);
 void ksm_candidate_set(const struct ksm_key *key, const struct ksm_spot *spot);
 void ksm_candidate_drop(const struct ksm_key *key);
@@ -540,7 +577,8 @@ enum ksm_job_kind {
  * @word: what is remembered of the page; this and the rest is for ksm_merge.c
  * @mapping: record of the mapping that is to be
  * @folio: the page, with a reference and locked
- * @kpage: the page that is mapped instead
+ * @kpage: the page that is mapped instead; NULL if a page becomes a KSM page
+ *	where it is
  * @locked_kpage: this job has a reference to @kpage, and has locked it
  * @pte: the page's entry, write-protected
  */
@@ -566,7 +604,7 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint);
 void ksm_adopt(const struct ksm_spot *spot);
 int ksm_break(struct vm_area_struct *vma, unsigned long start,
 	      unsigned long end, bool lock_vma);
-void ksm_break_spot(const struct ksm_spot *spot);
+void ksm_break_spot(const struct ksm_spot *spot, unsigned long nr);
 int ksm_unmerge_all(void);
 
 /* ------------------- ksm_collect.c, ksm_match.c: pages of a batch */
@@ -583,6 +621,7 @@ int ksm_unmerge_all(void);
  *	may be like, by what is remembered of it
  * @KSM_FOUND_KSM: a KSM page there is no right record for
  * @KSM_FOUND_FOLD: a KSM page that is to be given up for another
+ * @KSM_FOUND_FOREIGN: a KSM page of a domain that the mm is not part of
  * @KSM_FOUND_SWAPPED: swapped out, but there is a record of a KSM page
  * @KSM_FOUND_GONE: no page of ours any more
  */
@@ -591,6 +630,7 @@ enum ksm_found_kind {
 	KSM_FOUND_KNOWN,
 	KSM_FOUND_KSM,
 	KSM_FOUND_FOLD,
+	KSM_FOUND_FOREIGN,
 	KSM_FOUND_SWAPPED,
 	KSM_FOUND_GONE,
 };
@@ -630,6 +670,8 @@ struct ksm_found {
  * @watches: clean entries tell which pages nobody has written to
  * @smart_scan: as the knob was when it was begun
  * @use_zero_pages: the same
+ * @collides: its pages are not merged, see ksm_collides()
+ * @salt: of the mm's domain
  * @turn: number of the pass; pages take turns in being read anyway
  * @due: how many passes ago it was the turn of those that are looked at
  * @nr: how many of @found are used
@@ -652,6 +694,8 @@ struct ksm_batch {
 	bool watches;
 	bool smart_scan;
 	bool use_zero_pages;
+	bool collides;
+	u64 salt;
 	unsigned long turn;
 	unsigned int due;
 	unsigned int nr;
@@ -669,9 +713,42 @@ struct ksm_batch {
 	unsigned int nr_others;
 };
 
+/**
+ * ksm_filter_mark - what the filter knows a page of a batch by
+ * @batch: of which it is
+ * @fingerprint: the page's
+ *
+ * Return: the fingerprint, as no other domain has it.
+ */
+static inline u64 ksm_filter_mark(const struct ksm_batch *batch,
+				  u64 fingerprint)
+{
+	return fingerprint ^ batch->salt;
+}
+
 bool ksm_collect(struct ksm_batch *batch);
 void ksm_fingerprint_batch(struct ksm_batch *batch);
 void ksm_process_batch(struct ksm_batch *batch);
+bool ksm_collides(const struct ksm_mm *kmm);
+void ksm_forget_collisions(struct ksm_mm *kmm);
+
+/* --------------------------- ksm_frame.c: where KSM pages live */
+
+struct folio *ksm_new_frame(int nid);
+void ksm_release_frame(struct folio *folio);
+void ksm_free_frames(void);
+
+/* --------------------------- ksm_domain.c: who may share with whom */
+
+int ksm_domain_init(void);
+struct ksm_domain *ksm_get_domain(struct ksm_domain *domain);
+void ksm_put_domain(struct ksm_domain *domain);
+bool ksm_settle_domain(struct ksm_mm *kmm);
+u64 ksm_domain_salt(const struct ksm_domain *domain);
+void ksm_count_mapping(struct ksm_domain *domain, bool first, int sign);
+int ksm_set_merge_domain(enum ksm_domain_kind kind);
+
+extern const struct file_operations ksm_domains_fops;
 
 /* ------------------------------------------- ksm_rmap.c: the mappings */
 

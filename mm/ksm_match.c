@@ -19,6 +19,12 @@ static struct ksm_spot ksm_spot_of(struct ksm_batch *batch,
 	};
 }
 
+static struct ksm_key ksm_key_of(struct ksm_batch *batch,
+				 const struct ksm_found *found)
+{
+	return ksm_make_key(found->fingerprint, batch->kmm->domain, found->nid);
+}
+
 /* ------------------------------------------------------- what a page is to be merged with */
 
 static struct ksm_job *ksm_add_job(struct ksm_batch *batch,
@@ -135,7 +141,7 @@ static void ksm_add_pair(struct ksm_batch *batch, struct ksm_found *found,
 static void ksm_add_merge(struct ksm_batch *batch, struct ksm_found *found,
 			  struct ksm_stable_node *node, struct ksm_job *first)
 {
-	struct ksm_key key = ksm_make_key(found->fingerprint, found->nid);
+	struct ksm_key key = ksm_key_of(batch, found);
 	struct ksm_spot spot = ksm_spot_of(batch, found);
 	struct ksm_job *job = ksm_add_job(batch, KSM_JOB_MERGE, &spot, &key);
 
@@ -158,6 +164,16 @@ static void ksm_meet(struct ksm_batch *batch, struct ksm_found *found,
 			found->err = -EBUSY;
 		return;
 	}
+	/*
+	 * Its process may have gone elsewhere since it was found.  Ours stays
+	 * where it is until the batch is done with: there are keys that say so.
+	 */
+	if (theirs->kmm != ours.kmm &&
+	    (!ksm_settle_domain(theirs->kmm) ||
+	     theirs->kmm->domain != ours.kmm->domain)) {
+		ksm_candidate_set(key, &ours);
+		return;
+	}
 	switch (ksm_judge(&ours, theirs, found->fingerprint)) {
 	case KSM_MET_PAIR:
 		ksm_add_pair(batch, found, &ours, theirs, key);
@@ -174,13 +190,13 @@ static void ksm_meet(struct ksm_batch *batch, struct ksm_found *found,
 static void ksm_match_candidate(struct ksm_batch *batch,
 				struct ksm_found *found)
 {
-	struct ksm_key key = ksm_make_key(found->fingerprint, found->nid);
+	struct ksm_key key = ksm_key_of(batch, found);
 	struct ksm_job *first = ksm_find_share(batch, &key);
 	struct ksm_spot spot;
 
 	if (first) {
 		ksm_add_merge(batch, found, NULL, first);
-	} else if (!ksm_seen_twice(found->fingerprint)) {
+	} else if (!ksm_seen_twice(ksm_filter_mark(batch, found->fingerprint))) {
 		return;
 	} else if (ksm_candidate_find(&key, &spot)) {
 		ksm_meet(batch, found, &spot, &key);
@@ -191,13 +207,50 @@ static void ksm_match_candidate(struct ksm_batch *batch,
 	}
 }
 
+/*
+ * Who makes pages that are different and have the same fingerprint keeps ksmd
+ * from merging his own, and not from getting on: after some of them, and some
+ * more for the pages it has, nothing is looked for that an mm's pages could be
+ * merged with.  With every pass that is a little forgotten.  By chance there is
+ * not one such pair.
+ */
+#define KSM_COLLISIONS		64	/* for any mm */
+#define KSM_COLLISION_PAGES	64	/* for one more */
+#define KSM_COLLISION_PASSES	16	/* in which they are forgotten, about */
+
+/**
+ * ksm_collides - do too many pages of an mm look like others but are not?
+ * @kmm: the mm
+ *
+ * Context: @kmm->lock held.
+ * Return: true if they are not to be merged for now.
+ */
+bool ksm_collides(const struct ksm_mm *kmm)
+{
+	return kmm->collisions >= KSM_COLLISIONS + kmm->mm->ksm_rmap_items /
+						   KSM_COLLISION_PAGES;
+}
+
+/**
+ * ksm_forget_collisions - an mm's pass begins
+ * @kmm: the mm
+ *
+ * Context: @kmm->lock held.
+ */
+void ksm_forget_collisions(struct ksm_mm *kmm)
+{
+	kmm->collisions -= DIV_ROUND_UP(kmm->collisions, KSM_COLLISION_PASSES);
+}
+
 /* A page that has not changed since the last pass. */
 static void ksm_match(struct ksm_batch *batch, struct ksm_found *found)
 {
-	struct ksm_key key = ksm_make_key(found->fingerprint, found->nid);
+	struct ksm_key key = ksm_key_of(batch, found);
 	struct ksm_spot spot = ksm_spot_of(batch, found);
 	struct ksm_stable_node *node;
 
+	if (ksm_collides(batch->kmm))
+		return;
 	if (READ_ONCE(ksm_knobs.use_zero_pages) &&
 	    ksm_is_zero_fingerprint(found->fingerprint) &&
 	    !mm_forbids_zeropage(batch->kmm->mm)) {
@@ -305,7 +358,7 @@ static void ksm_settle_share(struct ksm_job *share)
 	}
 	ksm_candidate_drop(&share->key);
 	if (READ_ONCE(share->node->nr_mappings) < 2)
-		ksm_break_spot(&share->spot);
+		ksm_break_spot(&share->spot, 1);
 }
 
 /* How often to try again what did not work for other reasons than room. */
@@ -326,6 +379,7 @@ static void ksm_match_again(struct ksm_batch *batch, struct ksm_found *found,
 	case -EBUSY:
 	case -ESTALE:
 	case -EAGAIN:
+	case -EILSEQ:
 	case -EHWPOISON:
 		if (found->tries++ == KSM_MATCH_TRIES)
 			return;
@@ -333,9 +387,11 @@ static void ksm_match_again(struct ksm_batch *batch, struct ksm_found *found,
 	default:
 		return;
 	}
+	if (ksm_collides(batch->kmm))
+		return;
 	if (found->kind == KSM_FOUND_FOLD)
 		ksm_match_fold(batch, found);
-	else if (err == -EAGAIN || err == -EHWPOISON)
+	else if (err == -EAGAIN || err == -EILSEQ || err == -EHWPOISON)
 		ksm_match_candidate(batch, found);
 	else
 		ksm_match(batch, found);
@@ -361,6 +417,8 @@ static void ksm_run_jobs(struct ksm_batch *batch)
 			ksm_settle_share(job);
 		else if (!job->err)
 			progress = true;
+		if (job->err == -EILSEQ)
+			batch->kmm->collisions++;
 		if (job->found)
 			job->found->err = job->err;
 	}
@@ -422,7 +480,7 @@ static void ksm_scan_page(struct ksm_batch *batch, struct ksm_found *found)
 
 	if (!word)
 		return;
-	ksm_seen(fingerprint);
+	ksm_seen(ksm_filter_mark(batch, fingerprint));
 	last = ksm_last_seen(*word);
 	/* It was merged when we last looked, and has been written to since */
 	mapping = ksm_word_mapping(*word);
@@ -438,6 +496,43 @@ static void ksm_scan_page(struct ksm_batch *batch, struct ksm_found *found)
 				(last & (KSM_WORD_AGE | KSM_WORD_SKIPS)));
 	if (still)
 		ksm_match(batch, found);
+}
+
+/* How many such pages come one after another from here on?  0 if not the first. */
+static unsigned long ksm_foreign_run(const struct ksm_batch *batch,
+				     const struct ksm_found *first)
+{
+	const struct ksm_found *found = first, *end = batch->found + batch->nr;
+	unsigned long addr = first->addr;
+
+	if (first > batch->found && first[-1].kind == KSM_FOUND_FOREIGN &&
+	    first[-1].addr + PAGE_SIZE == addr)
+		return 0;
+	for (; found < end && found->kind == KSM_FOUND_FOREIGN &&
+	       found->addr == addr; found++)
+		addr += PAGE_SIZE;
+	return found - first;
+}
+
+/*
+ * A KSM page of a domain that the mm has left.  What was in it is known to have
+ * kept still: the next pass may merge it with what it finds in the new domain.
+ */
+static void ksm_leave_page(struct ksm_batch *batch, struct ksm_found *found)
+{
+	u64 *word = ksm_word(batch->kmm, found->addr, false);
+	struct ksm_mapping *mapping = word ? ksm_word_mapping(*word) : NULL;
+	unsigned long run = ksm_foreign_run(batch, found);
+	struct ksm_spot spot = ksm_spot_of(batch, found);
+	u64 known;
+
+	if (run)
+		ksm_break_spot(&spot, run);
+	if (!mapping)
+		return;
+	known = mapping->fingerprint | KSM_WORD_PAGE;
+	if (ksm_drop_word(batch->kmm, word, KSM_DROP_TRY))
+		ksm_set_word(batch->kmm, word, known);
 }
 
 /* A mapping that is swapped out: is there still a page it may come back to? */
@@ -462,6 +557,10 @@ static void ksm_process_found(struct ksm_batch *batch, struct ksm_found *found)
 
 	if (found->kind == KSM_FOUND_PAGE) {
 		ksm_scan_page(batch, found);
+		return;
+	}
+	if (found->kind == KSM_FOUND_FOREIGN) {
+		ksm_leave_page(batch, found);
 		return;
 	}
 	word = ksm_word(kmm, found->addr, found->kind == KSM_FOUND_KSM);

@@ -19,6 +19,7 @@
  * so that they have two TLB flushes in common.
  */
 #include <linux/hugetlb.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/mmu_notifier.h>
@@ -288,6 +289,31 @@ static bool ksm_job_due(struct ksm_job *job)
 	return *job->word & KSM_WORD_PAGE;
 }
 
+/*
+ * Is the KSM page to be a copy?  Where not everybody may share with everybody it
+ * is in any case: fork may have given the page to others, for whom it must stay
+ * what it is.
+ */
+static bool ksm_relocates(const struct ksm_job *job)
+{
+	return READ_ONCE(ksm_knobs.relocate) || job->key.domain;
+}
+
+/* Make the page that is to be the KSM page, unless it is to stay where it is. */
+static int ksm_supply_frame(struct ksm_job *job)
+{
+	struct folio *kfolio;
+
+	if (!ksm_relocates(job))
+		return 0;
+	kfolio = ksm_new_frame(job->spot.nid);
+	if (!kfolio)
+		return -ENOMEM;
+	job->kpage = &kfolio->page;
+	job->locked_kpage = true;
+	return 0;
+}
+
 /* Allocate what a job needs, before there are locks. */
 static int ksm_supply(struct ksm_job *job)
 {
@@ -298,8 +324,10 @@ static int ksm_supply(struct ksm_job *job)
 		return 0;
 	job->mapping = ksm_new_mapping();
 	if (job->kind == KSM_JOB_SHARE)
-		job->node = ksm_new_node(job->key.fingerprint);
-	return job->mapping && job->node ? 0 : -ENOMEM;
+		job->node = ksm_new_node(&job->key);
+	if (!job->mapping || !job->node)
+		return -ENOMEM;
+	return job->kind == KSM_JOB_SHARE ? ksm_supply_frame(job) : 0;
 }
 
 /* Lock the pages of a job, if it is still to be done. */
@@ -499,7 +527,7 @@ static void ksm_replace_all(struct ksm_group *group)
 
 	start = ksm_lock_table(group, &ptl);
 	while ((job = ksm_next_job(group, job))) {
-		if ((*job)->kind == KSM_JOB_SHARE)
+		if (!(*job)->kpage)
 			continue;
 		ptep = start ? ksm_job_pte(group, *job, start) : NULL;
 		if (!ptep || !pte_same(ptep_get(ptep), (*job)->pte)) {
@@ -515,7 +543,7 @@ static void ksm_replace_all(struct ksm_group *group)
 	if (flush)
 		ksm_flush(group);
 	while ((job = ksm_next_job(group, job)))
-		if ((*job)->kind != KSM_JOB_SHARE)
+		if ((*job)->kpage)
 			ksm_map_kpage(group, *job,
 				      ksm_job_pte(group, *job, start));
 	pte_unmap_unlock(start, ptl);
@@ -533,6 +561,48 @@ static void ksm_record(struct ksm_group *group, struct ksm_job *job,
 }
 
 /*
+ * Charge somebody for the copy of a page.  As a rule the page goes, and he is
+ * charged for no more than before: that must not fail.  If fork has given it to
+ * others, it stays.
+ */
+static int ksm_charge_copy(struct ksm_job *job, struct mm_struct *mm)
+{
+	struct folio *kfolio = page_folio(job->kpage);
+
+	if (folio_mapcount(job->folio) > 1)
+		return mem_cgroup_charge(kfolio, mm, GFP_NOWAIT | __GFP_NOWARN);
+	mem_cgroup_replace_folio(job->folio, kfolio);
+	return 0;
+}
+
+/* Make a copy of a page the KSM page, that is to be mapped instead. */
+static int ksm_share_copy(struct ksm_group *group, struct ksm_job *job)
+{
+	struct folio *kfolio = page_folio(job->kpage);
+	struct vm_area_struct *vma = group->vma;
+	int err;
+
+	if (!ksm_may_meet(job->folio, kfolio))
+		return -EAGAIN;
+	if (copy_mc_user_highpage(job->kpage, &job->folio->page, job->spot.addr,
+				  vma))
+		return -EAGAIN;
+	err = ksm_index_add(job->node, folio_nid(kfolio));
+	if (err)
+		return err;
+	__folio_mark_uptodate(kfolio);
+	kfolio->index = linear_page_index(vma, job->spot.addr);
+	ksm_window(KSM_WINDOW_SHARE);
+	ksm_make_stable(kfolio, job->node);
+	err = ksm_charge_copy(job, vma->vm_mm);
+	if (err)
+		return err;
+	folio_mark_dirty(kfolio);
+	folio_add_lru(kfolio);
+	return 0;
+}
+
+/*
  * Turn a page into a KSM page, that others may be merged into.
  *
  * The record goes by the anon_vma the page belongs to, which reaches all
@@ -547,6 +617,8 @@ static int ksm_share(struct ksm_group *group, struct ksm_job *job)
 
 	if (ksm_fingerprint(&folio->page) != job->key.fingerprint)
 		return -EAGAIN;
+	if (job->kpage)
+		return ksm_share_copy(group, job);
 	/*
 	 * Whoever has a reference may be about to walk the rmap without the
 	 * lock, as that of an ordinary page.
@@ -567,23 +639,41 @@ static int ksm_share(struct ksm_group *group, struct ksm_job *job)
 	return 0;
 }
 
+/*
+ * Is a page equal to the one that is to be mapped instead?  One that still has
+ * the fingerprint by which it was found, and is not, will be found so again.
+ */
+static int ksm_compare(struct ksm_job *job)
+{
+	struct page *page = &job->folio->page;
+
+	if (pages_identical(page, job->kpage))
+		return 0;
+	if (ksm_fingerprint(page) != job->key.fingerprint)
+		return -EAGAIN;
+	if (job->kind == KSM_JOB_FOLD)
+		WRITE_ONCE(ksm_word_mapping(*job->word)->node->collides, true);
+	return -EILSEQ;
+}
+
 /* Are the pages equal, now that nobody writes to them? */
 static void ksm_compare_all(struct ksm_group *group)
 {
 	struct ksm_job **job = NULL;
 
-	while ((job = ksm_next_job(group, job))) {
-		if ((*job)->kind == KSM_JOB_SHARE)
-			(*job)->err = ksm_share(group, *job);
-		else if (!pages_identical(&(*job)->folio->page, (*job)->kpage))
-			(*job)->err = -EAGAIN;
-	}
+	while ((job = ksm_next_job(group, job)))
+		(*job)->err = (*job)->kind == KSM_JOB_SHARE ?
+			      ksm_share(group, *job) : ksm_compare(*job);
 }
 
 /* Note what has been merged. */
 static void ksm_note(struct ksm_group *group, struct ksm_job *job)
 {
 	switch (job->kind) {
+	case KSM_JOB_SHARE:
+		if (!job->kpage)
+			break;
+		fallthrough;
 	case KSM_JOB_MERGE:
 		ksm_record(group, job, group->vma->anon_vma);
 		break;
@@ -612,11 +702,26 @@ static void ksm_trace(struct ksm_job *job)
 					      mm, job->err);
 }
 
+/*
+ * A copy that was to be the KSM page, but is not mapped: others may have found
+ * its node, and wait for the lock.
+ */
+static void ksm_let_go_copy(struct ksm_job *job)
+{
+	struct folio *kfolio = page_folio(job->kpage);
+
+	if (job->kind == KSM_JOB_SHARE && job->err && folio_stable_node(kfolio))
+		ksm_let_go(kfolio, job->node);
+}
+
 /* Unlock the pages of a group, and give back what was not needed. */
 static void ksm_let_go_all(struct ksm_group *group)
 {
 	unsigned int i;
 
+	/* Those that are locked in memory no more wait for that to be noted */
+	if (group->vma && (group->vma->vm_flags & VM_LOCKED))
+		lru_add_drain();
 	for (i = 0; i < group->nr; i++) {
 		struct ksm_job *job = group->jobs[i];
 
@@ -626,12 +731,13 @@ static void ksm_let_go_all(struct ksm_group *group)
 		if (!folio_mapped(job->folio))
 			folio_free_swap(job->folio);
 		folio_unlock(job->folio);
-		folio_put(job->folio);
+		ksm_release_frame(job->folio);
 	}
 	for (i = 0; i < group->nr; i++) {
 		struct ksm_job *job = group->jobs[i];
 
 		if (job->locked_kpage) {
+			ksm_let_go_copy(job);
 			unlock_page(job->kpage);
 			put_page(job->kpage);
 		}
@@ -695,8 +801,9 @@ static unsigned int ksm_do_group(struct ksm_mm *kmm, struct ksm_job **jobs,
  *
  * The errors: of the KSM page, -ESTALE if it is gone, -ENOSPC if it is full,
  * -EHWPOISON, or -EBUSY if somebody else has locked it; of the page, -ENOENT,
- * -EFAULT, -EAGAIN if it is in somebody's hands or not equal, or -EEXIST if it is
- * or will be found to be a KSM page itself; -ENOMEM.
+ * -EFAULT, -EAGAIN if it is in somebody's hands or has changed, -EILSEQ if it has
+ * the fingerprint but is not equal, or -EEXIST if it is or will be found to be a
+ * KSM page itself; -ENOMEM.
  *
  * Context: may sleep.
  */
@@ -744,6 +851,8 @@ void ksm_adopt(const struct ksm_spot *spot)
 		folio = page_folio(page);
 		if (folio_test_ksm(folio) && folio_trylock(folio)) {
 			node = folio_stable_node(folio);
+			if (node && node->key.domain != spot->kmm->domain)
+				node = NULL;
 			if (node) {
 				ksm_link_mapping(mapping, node, vma->anon_vma,
 						 linear_page_index(vma, spot->addr));

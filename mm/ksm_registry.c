@@ -58,6 +58,7 @@ void ksm_put_mm(struct ksm_mm *kmm)
 		return;
 	WARN_ON_ONCE(!xa_empty(&kmm->chunks));
 	atomic_long_sub(sizeof(*kmm), &ksm_counters.metadata);
+	ksm_put_domain(kmm->domain);
 	mmdrop(kmm->mm);
 	kfree(kmm);
 }

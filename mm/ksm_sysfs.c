@@ -171,6 +171,18 @@ static int set_run(const struct ksm_file *file, unsigned long value)
 	return ksm_set_run(value);
 }
 
+/* All names there are, with that which is chosen in brackets. */
+static ssize_t names_show(char *buf, const char *const *names, int nr,
+			  int chosen)
+{
+	int i, len = 0;
+
+	for (i = 0; i < nr; i++)
+		len += sysfs_emit_at(buf, len, i == chosen ? "%s[%s]" : "%s%s",
+				     i ? " " : "", names[i]);
+	return len + sysfs_emit_at(buf, len, "\n");
+}
+
 static const char *const advisor_names[] = {
 	[KSM_ADVISOR_NONE] = "none",
 	[KSM_ADVISOR_SCAN_TIME] = "scan-time",
@@ -179,13 +191,8 @@ static const char *const advisor_names[] = {
 static ssize_t advisor_mode_show(struct kobject *kobj,
 				 struct kobj_attribute *attr, char *buf)
 {
-	enum ksm_advisor_mode mode = READ_ONCE(ksm_advisor.mode);
-	int i, len = 0;
-
-	for (i = 0; i < ARRAY_SIZE(advisor_names); i++)
-		len += sysfs_emit_at(buf, len, i == mode ? "%s[%s]" : "%s%s",
-				     i ? " " : "", advisor_names[i]);
-	return len + sysfs_emit_at(buf, len, "\n");
+	return names_show(buf, advisor_names, ARRAY_SIZE(advisor_names),
+			  READ_ONCE(ksm_advisor.mode));
 }
 
 static ssize_t advisor_mode_store(struct kobject *kobj,
@@ -198,6 +205,31 @@ static ssize_t advisor_mode_store(struct kobject *kobj,
 		return -EINVAL;
 	ksm_advisor_set_mode(mode);
 	return count;
+}
+
+static const char *const domain_names[] = {
+	[KSM_DOMAIN_SYSTEM] = "system",
+	[KSM_DOMAIN_USER] = "user",
+	[KSM_DOMAIN_CGROUP] = "cgroup",
+	[KSM_DOMAIN_PROCESS] = "process",
+};
+
+static ssize_t merge_domain_show(struct kobject *kobj,
+				 struct kobj_attribute *attr, char *buf)
+{
+	return names_show(buf, domain_names, ARRAY_SIZE(domain_names),
+			  READ_ONCE(ksm_knobs.merge_domain));
+}
+
+static ssize_t merge_domain_store(struct kobject *kobj,
+				  struct kobj_attribute *attr,
+				  const char *buf, size_t count)
+{
+	int kind = sysfs_match_string(domain_names, buf);
+
+	if (kind < 0)
+		return -EINVAL;
+	return ksm_set_merge_domain(kind) ?: count;
 }
 
 /* -------------------------------------------------------------- counters */
@@ -314,8 +346,10 @@ static struct ksm_file ksm_files[] = {
 		.set = set_unshared,
 	},
 #endif
+	{ .attr = __ATTR_RW(merge_domain) },
 	KSM_NUMBER(stable_node_chains_prune_millisecs, KSM_UINT, uint,
 		   &ksm_knobs.prune_millisecs, 0, UINT_MAX, set_number),
+	KSM_SWITCH(relocate, &ksm_knobs.relocate),
 	KSM_SWITCH(use_zero_pages, &ksm_knobs.use_zero_pages),
 	KSM_SWITCH(smart_scan, &ksm_knobs.smart_scan),
 

@@ -415,18 +415,23 @@ int ksm_break(struct vm_area_struct *vma, unsigned long start,
 /**
  * ksm_break_spot - undo a merge that did not work out
  * @spot: the place
+ * @nr: how many pages there
  *
  * Context: may sleep.
  */
-void ksm_break_spot(const struct ksm_spot *spot)
+void ksm_break_spot(const struct ksm_spot *spot, unsigned long nr)
 {
+	unsigned long addr = spot->addr, end = addr + nr * PAGE_SIZE, stop;
 	struct mm_struct *mm = spot->kmm->mm;
 	struct vm_area_struct *vma;
 
 	mmap_read_lock(mm);
-	vma = ksm_find_vma(mm, spot->addr);
-	if (vma)
-		ksm_break(vma, spot->addr, spot->addr + PAGE_SIZE, false);
+	for (; addr < end; addr = stop) {
+		vma = ksm_find_vma(mm, addr);
+		stop = vma ? min(end, vma->vm_end) : addr + PAGE_SIZE;
+		if (vma && ksm_break(vma, addr, stop, false))
+			break;
+	}
 	mmap_read_unlock(mm);
 }
 
