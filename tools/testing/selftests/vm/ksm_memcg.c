@@ -26,7 +26,8 @@ static void duplicates_uncharged(void)
 	empty = anon_pages();
 	area = mergeable_area(NR, 100, 32);
 	full = anon_pages();
-	CHECK_GE(full - empty, NR);
+	/* What each processor has counted is added up now and then */
+	CHECK_GE(full - empty, NR - 128);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, NR), NR);
 	merged = anon_pages();

@@ -287,7 +287,10 @@ static void merge_within_one(void)
 	merge_all(1, MMS * NR, MMS * NR / 2);
 }
 
-/* Few contents: two threads want the same merged page. */
+/*
+ * pitfall 27: few contents, so that two threads want the same merged pages, one
+ * while it holds the other.  Did they wait, they would wait for ever.
+ */
 static void merge_few_contents(void)
 {
 	ksm_set("max_page_sharing", 100000);

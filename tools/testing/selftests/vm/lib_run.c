@@ -23,6 +23,8 @@ static struct knob {
 } knobs[] = {
 	{ "merge_across_nodes", "1" },
 	{ "max_page_sharing", "256" },
+	{ "merge_domain", "system" },
+	{ "relocate", "1" },
 	{ "advisor_mode", "none" },
 	{ "advisor_max_cpu", "70" },
 	{ "advisor_min_pages_to_scan", "500" },
