@@ -211,6 +211,14 @@ static struct ksm_found *ksm_collect_unread(struct ksm_batch *batch,
 	return found;
 }
 
+/* An anonymous page, and not a KSM page: in one look. */
+static __always_inline bool ksm_folio_unmerged(struct folio *folio)
+{
+	unsigned long mapping = (unsigned long)READ_ONCE(folio->mapping);
+
+	return (mapping & PAGE_MAPPING_FLAGS) == PAGE_MAPPING_ANON;
+}
+
 /*
  * A page whose entry says that nobody has written to it: if it is what its word
  * says, that is all, as it is for most pages.
@@ -221,9 +229,9 @@ static __always_inline bool ksm_pass_page(struct ksm_batch *batch,
 {
 	struct folio *folio = page_folio(page);
 
-	if (!folio_test_anon(folio) || folio_test_ksm(folio) ||
-	    folio_is_zone_device(folio) || PageHWPoison(page) ||
-	    ksm_page_has_tags(page) || folio_maybe_dma_pinned(folio))
+	if (!ksm_folio_unmerged(folio) || folio_is_zone_device(folio) ||
+	    PageHWPoison(page) || ksm_page_has_tags(page) ||
+	    folio_maybe_dma_pinned(folio))
 		return false;
 	if (batch->smart_scan && ksm_skip_page(word))
 		batch->skipped++;

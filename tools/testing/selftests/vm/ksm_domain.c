@@ -2,7 +2,7 @@
 /* vm: --nodes 2 */
 /* stock-fails: chosen_by_name by_process by_user by_cgroup by_user_namespace */
 /* stock-fails: uid_changes setuid_programs cgroup_changes */
-/* stock-fails: child_leaves shared_by_fork across_nodes listed */
+/* stock-fails: child_leaves shared_by_fork across_nodes listed not_for_everybody */
 /* stock-fails: fresh_frames frames_are_kept */
 /*
  * Who may share pages with whom, and in which frames those pages live.
@@ -501,6 +501,80 @@ static void listed(void)
 	end(s, 4);
 }
 
+/* ---- who may look, and who may steer ---- */
+
+static void cannot_open(const char *path, int how, int err)
+{
+	int fd = open(path, how);
+
+	if (fd >= 0 || errno != err)
+		FAIL("%s can be opened, or errno %d is not %d", path, errno,
+		     err);
+}
+
+static void look_around(pid_t other)
+{
+	static const char * const knobs[] = {
+		"run", "pages_to_scan", "sleep_millisecs", "merge_domain",
+		"relocate", "max_page_sharing", "merge_across_nodes",
+		"use_zero_pages", "smart_scan", "advisor_mode", "scan_threads",
+	};
+	static const char * const counts[] = {
+		"pages_shared", "pages_sharing", "full_scans", "general_profit",
+	};
+	char path[128];
+
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/mm/ksm/%s", knobs[i]);
+		cannot_open(path, O_WRONLY, EACCES);
+		CHECK_GE(ksm_read(knobs[i], path, sizeof(path)), 1);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(counts); i++)
+		CHECK_GE(ksm_read(counts[i], path, sizeof(path)), 1);
+	cannot_open("/sys/kernel/mm/ksm/pages_shared_nodes", O_RDONLY, EACCES);
+	cannot_open(DOMAINS, O_RDONLY, EACCES);
+	cannot_open("/sys/kernel/debug/ksm/fingerprint", O_RDONLY, EACCES);
+	/* Of his own he may know, of others he may not */
+	CHECK_GE(proc_ksm(getpid(), "ksm_merging_pages"), 0);
+	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", other);
+	cannot_open(path, O_RDONLY, EACCES);
+	snprintf(path, sizeof(path), "/proc/%d/ksm_merging_pages", other);
+	cannot_open(path, O_RDONLY, EACCES);
+}
+
+static void as_nobody(bool contained)
+{
+	pid_t pid, root = getpid();
+	int status;
+
+	pid = fork();
+	if (!pid) {
+		CHECK(!setresgid(65534, 65534, 65534) &&
+		      !setresuid(65534, 65534, 65534));
+		/* For others his /proc files are root's unless he is dumpable */
+		CHECK(!prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
+		if (contained)
+			CHECK(!unshare(CLONE_NEWUSER | CLONE_NEWCGROUP |
+				       CLONE_NEWNS) &&
+			      file_print("/proc/self/uid_map", "0 65534 1") <= 0 &&
+			      !getuid());
+		look_around(root);
+		_exit(0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK_EQ(status, 0);
+}
+
+/* Neither a user nor root of a container reads others' figures or steers. */
+static void not_for_everybody(void)
+{
+	CHECK(ksm_has("merge_domain"));
+	as_nobody(false);
+	if (access("/proc/self/ns/user", F_OK))
+		ksm_skip("no user namespaces");
+	as_nobody(true);
+}
+
 /* ---- frames ---- */
 
 static bool among(unsigned long pfn, const unsigned long *pfns, size_t nr)
@@ -593,6 +667,7 @@ static const struct ksm_test tests[] = {
 	{ "shared_by_fork", shared_by_fork },
 	{ "across_nodes", across_nodes },
 	{ "listed", listed },
+	{ "not_for_everybody", not_for_everybody },
 	{ "fresh_frames", fresh_frames },
 	{ "frames_are_kept", frames_are_kept },
 };

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+/* vm: --nodes 2 --mem 1G --swap 256M --timeout 2000 */
+/*
+ * What others have written to bring kernels down, with all its memory offered to
+ * KSM: stress-ng and trinity.
+ *
+ * KSM_STORM_SECONDS=N makes each last so long (10).
+ */
+#include <signal.h>
+#include <sys/stat.h>
+#include "ksm_lib.h"
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE	67
+#endif
+
+#define NR	256UL
+#define ROOM	"/tmp/ksm_fuzz"
+
+static int seconds(void)
+{
+	const char *long_run = getenv("KSM_STORM_SECONDS");
+
+	return long_run ? atoi(long_run) : 10;
+}
+
+/* Does not return. */
+static void be_program(char *const argv[], uid_t uid)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	/* What it kills by number or by group is its own */
+	CHECK(!setpgid(0, 0));
+	mkdir(ROOM, 0777);
+	CHECK(!chmod(ROOM, 0777));
+	CHECK(!chdir(ROOM));
+	CHECK(!prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0));
+	if (uid)
+		CHECK(!setgid(uid) && !setuid(uid));
+	dup2(null, 0);
+	dup2(null, 1);
+	dup2(null, 2);
+	execvp(argv[0], argv);
+	_exit(127);
+}
+
+/* Returns its wait status; after a minute too long it is ended. */
+static int wait_for_program(pid_t pid, double limit)
+{
+	double end = ksm_now() + limit;
+	int status;
+
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		if (ksm_now() > end)
+			kill(-pid, SIGKILL);
+		usleep(50000);
+	}
+	kill(-pid, SIGKILL);
+	return status;
+}
+
+static int fuzz(char *const argv[], uid_t uid, double limit)
+{
+	char *area = mergeable_area(NR, 100, 16);
+	long scans, most = 0;
+	int status;
+	pid_t pid;
+
+	ksm_set("pages_to_scan", 5000);
+	ksm_set("use_zero_pages", 1);
+	ksm_set("smart_scan", 1);
+	if (ksm_has("scan_threads"))
+		ksm_set("scan_threads", 2);
+	ksm_scan(1);
+	scans = ksm_get("full_scans");
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid)
+		be_program(argv, uid);
+	status = wait_for_program(pid, limit);
+	most = ksm_get("pages_sharing");
+	ksm_scan(3);
+	ksm_note("%ld passes, %ld pages shared in the end",
+		 ksm_get("full_scans") - scans, most);
+	CHECK_EQ(count_ksm(area, NR), NR);
+	VERIFY(area, NR, 100, 16);
+	ksm_set("run", 2);
+	CHECK_EQ(ksm_get("pages_shared"), 0);
+	CHECK_EQ(ksm_get("pages_sharing"), 0);
+	VERIFY(area, NR, 100, 16);
+	return status;
+}
+
+/* Has this version of it such a thing? */
+static bool has_stressor(const char *family)
+{
+	FILE *f = popen("stress-ng --stressors 2>/dev/null", "r");
+	bool found = false;
+	char name[64];
+
+	CHECK(f);
+	while (fscanf(f, "%63s", name) == 1)
+		found |= !strcmp(name, family);
+	pclose(f);
+	return found;
+}
+
+static void stress(const char *family)
+{
+	char option[32], timeout[16];
+	char *const argv[] = {
+		"stress-ng", option, "2", "--timeout", timeout, "--quiet",
+		"--temp-path", ROOM, "--oomable", NULL
+	};
+	int status;
+
+	if (!has_stressor(family))
+		ksm_skip("no stress-ng, or no %s in it", family);
+	snprintf(option, sizeof(option), "--%s", family);
+	snprintf(timeout, sizeof(timeout), "%d", seconds());
+	status = fuzz(argv, 0, 3 * seconds() + 60 * ksm_slow());
+	/* 2: some of them failed; 3, 4: cannot be had here */
+	if (WIFEXITED(status) && WEXITSTATUS(status) >= 3 &&
+	    WEXITSTATUS(status) <= 4)
+		ksm_skip("stress-ng cannot do that here");
+	if (status)
+		FAIL("stress-ng ended with status %#x", status);
+}
+
+#define STRESS(name, family)	static void name(void) { stress(family); }
+
+STRESS(stress_ksm, "ksm")
+STRESS(stress_madvise, "madvise")
+STRESS(stress_mremap, "mremap")
+STRESS(stress_fork, "fork")
+STRESS(stress_vm, "vm")
+STRESS(stress_userfaultfd, "userfaultfd")
+STRESS(stress_migrate, "migrate")
+STRESS(stress_mlock, "mlock")
+STRESS(stress_swap, "swap")
+STRESS(stress_numa, "numa")
+STRESS(stress_bad_altstack, "bad-altstack")
+STRESS(stress_oom_pipe, "oom-pipe")
+
+/* Calls with arguments at random; it goes on until it is ended. */
+static void trinity(void)
+{
+	char *const argv[] = {
+		"trinity", "-q", "-l", "off", "-C", "4", "-g", "vm", NULL
+	};
+
+	if (access("/usr/bin/trinity", X_OK))
+		ksm_skip("no trinity");
+	fuzz(argv, 65534, seconds());
+}
+
+static const struct ksm_test tests[] = {
+	{ "stress_ksm", stress_ksm },
+	{ "stress_madvise", stress_madvise },
+	{ "stress_mremap", stress_mremap },
+	{ "stress_fork", stress_fork },
+	{ "stress_vm", stress_vm },
+	{ "stress_userfaultfd", stress_userfaultfd },
+	{ "stress_migrate", stress_migrate },
+	{ "stress_mlock", stress_mlock },
+	{ "stress_swap", stress_swap },
+	{ "stress_numa", stress_numa },
+	{ "stress_bad_altstack", stress_bad_altstack },
+	{ "stress_oom_pipe", stress_oom_pipe },
+	{ "trinity", trinity },
+};
+
+int main(int argc, char **argv)
+{
+	ksm_test_seconds = 4 * seconds() + 180;
+	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
+}
