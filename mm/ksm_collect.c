@@ -289,6 +289,23 @@ static bool ksm_is_foreign(struct ksm_mm *kmm, struct folio *kfolio)
 	return node && node->key.domain != kmm->domain;
 }
 
+/* A KSM page: is there anything to be done about it? */
+static void ksm_collect_kpage(struct ksm_batch *batch,
+			      struct vm_area_struct *vma, struct folio *kfolio,
+			      unsigned long addr, const u64 *word)
+{
+	struct ksm_mapping *mapping = word ? ksm_word_mapping(*word) : NULL;
+	bool recorded = mapping && mapping->node == folio_stable_node(kfolio) &&
+			ksm_mapping_fits(mapping, vma, addr);
+
+	if (ksm_is_foreign(batch->kmm, kfolio))
+		ksm_found(batch, KSM_FOUND_FOREIGN, addr);
+	else if (!recorded)
+		ksm_found(batch, KSM_FOUND_KSM, addr);
+	else if (ksm_folding(mapping->node))
+		ksm_found(batch, KSM_FOUND_FOLD, addr);
+}
+
 /*
  * A present page, under the page table lock.  Returns what was found if the page
  * is to be read.
@@ -299,7 +316,6 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 					  u64 *word)
 {
 	struct folio *folio = page ? page_folio(page) : NULL;
-	struct ksm_mapping *mapping;
 
 	if (!folio || !folio_test_anon(folio) || folio_is_zone_device(folio) ||
 	    PageHWPoison(page) || ksm_page_has_tags(page)) {
@@ -317,14 +333,7 @@ static struct ksm_found *ksm_collect_page(struct ksm_batch *batch,
 
 	batch->scanned++;
 	if (folio_test_ksm(folio)) {
-		mapping = word ? ksm_word_mapping(*word) : NULL;
-		if (ksm_is_foreign(batch->kmm, folio))
-			ksm_found(batch, KSM_FOUND_FOREIGN, addr);
-		else if (!mapping || mapping->node != folio_stable_node(folio) ||
-		    !ksm_mapping_fits(mapping, vma, addr))
-			ksm_found(batch, KSM_FOUND_KSM, addr);
-		else if (ksm_folding(mapping->node))
-			ksm_found(batch, KSM_FOUND_FOLD, addr);
+		ksm_collect_kpage(batch, vma, folio, addr, word);
 		return NULL;
 	}
 	/*

@@ -508,9 +508,11 @@ static unsigned long ksm_foreign_run(const struct ksm_batch *batch,
 	if (first > batch->found && first[-1].kind == KSM_FOUND_FOREIGN &&
 	    first[-1].addr + PAGE_SIZE == addr)
 		return 0;
-	for (; found < end && found->kind == KSM_FOUND_FOREIGN &&
-	       found->addr == addr; found++)
+	while (found < end && found->kind == KSM_FOUND_FOREIGN &&
+	       found->addr == addr) {
 		addr += PAGE_SIZE;
+		found++;
+	}
 	return found - first;
 }
 

@@ -109,7 +109,7 @@ static bool has_stressor(const char *family)
 	return found;
 }
 
-static void stress(const char *family)
+static void run_family(const char *family)
 {
 	char option[32], timeout[16];
 	char *const argv[] = {
@@ -140,7 +140,7 @@ static void stress(const char *family)
 	FAIL("stress-ng exits with %d", WEXITSTATUS(status));
 }
 
-#define STRESS(name, family)	static void name(void) { stress(family); }
+#define STRESS(name, family)	static void name(void) { run_family(family); }
 
 STRESS(stress_ksm, "ksm")
 STRESS(stress_madvise, "madvise")
@@ -156,7 +156,7 @@ STRESS(stress_bad_altstack, "bad-altstack")
 STRESS(stress_oom_pipe, "oom-pipe")
 
 /* Calls with arguments at random.  It may well bring itself to an end. */
-static void trinity(void)
+static void random_calls(void)
 {
 	char *const argv[] = {
 		"sh", "-c", "while :; do trinity -q -l off -C 4 -g vm; done",
@@ -181,7 +181,7 @@ static const struct ksm_test tests[] = {
 	{ "stress_numa", stress_numa },
 	{ "stress_bad_altstack", stress_bad_altstack },
 	{ "stress_oom_pipe", stress_oom_pipe },
-	{ "trinity", trinity },
+	{ "random_calls", random_calls },
 };
 
 int main(int argc, char **argv)

@@ -70,10 +70,12 @@ static void fill_colliding(char *area, size_t nr, size_t from)
 {
 	char buf[64], kind[16];
 	unsigned long long seed;
+	int fields;
 
 	if (file_read(FINGERPRINT, buf, sizeof(buf)) < 0)
 		ksm_skip("how fingerprints are made is not known");
-	CHECK_EQ(sscanf(buf, "%15s %llx", kind, &seed), 2);
+	fields = sscanf(buf, "%15s %llx", kind, &seed);
+	CHECK_EQ(fields, 2);
 	for (size_t i = 0; i < nr; i++) {
 		uint64_t *page = (uint64_t *)(area + i * PAGE_SIZE);
 
