@@ -317,8 +317,9 @@ void ksm_put_node(struct ksm_stable_node *node)
 }
 
 /**
- * ksm_make_stable - turn an anonymous page into the KSM page of a node
- * @folio: small, write-protected everywhere, not exclusive to anybody
+ * ksm_make_stable - turn a page into the KSM page of a node
+ * @folio: small; new, or anonymous, write-protected everywhere, and not
+ *	exclusive to anybody
  * @node: new; searches that find it already find it without a page
  *
  * Context: the folio locked.
@@ -327,9 +328,9 @@ void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node)
 {
 	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
 	VM_WARN_ON_FOLIO(folio_test_large(folio), folio);
-	VM_WARN_ON_FOLIO(PageAnonExclusive(&folio->page), folio);
 
 	WRITE_ONCE(folio->mapping, ksm_page_mapping(node));
+	VM_WARN_ON_FOLIO(PageAnonExclusive(&folio->page), folio);
 	/* get_ksm_page() must not see the pfn without the mapping */
 	smp_store_release(&node->kpfn, folio_pfn(folio));
 }

@@ -22,12 +22,13 @@
 #include "ksm_internal.h"
 
 #define KSM_KEPT_FRAMES		128
+#define KSM_KEPT_PROBES		8	/* for a slot that is free */
 #define KSM_KEPT_TIME		HZ
 
 static void ksm_frames_expire(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ksm_frames_work, ksm_frames_expire);
 
-/* Frames of this period and of the last one; each slot belongs to who xchgs it. */
+/* Frames of this period and of the last one; slots are changed atomically. */
 static struct folio *ksm_kept[2][KSM_KEPT_FRAMES];
 static unsigned int ksm_period;
 
@@ -137,6 +138,18 @@ static bool ksm_strip(struct folio *folio)
 	return true;
 }
 
+/* Returns what has to go for it, if anything has. */
+static struct folio *ksm_keep(struct folio *folio)
+{
+	struct folio **kept = ksm_kept[READ_ONCE(ksm_period) & 1];
+	unsigned int i, slot = get_random_u32_below(KSM_KEPT_FRAMES);
+
+	for (i = 0; i < KSM_KEPT_PROBES; i++)
+		if (!cmpxchg(&kept[(slot + i) % KSM_KEPT_FRAMES], NULL, folio))
+			return NULL;
+	return xchg(&kept[slot], folio);
+}
+
 /**
  * ksm_release_frame - drop the reference to a page that has been merged
  * @folio: the page, which may still be in use
@@ -147,12 +160,8 @@ static bool ksm_strip(struct folio *folio)
  */
 void ksm_release_frame(struct folio *folio)
 {
-	unsigned int period = READ_ONCE(ksm_period) & 1;
-	unsigned int slot;
-
 	if (READ_ONCE(ksm_knobs.relocate) && ksm_strip(folio)) {
-		slot = get_random_u32_below(KSM_KEPT_FRAMES);
-		folio = xchg(&ksm_kept[period][slot], folio);
+		folio = ksm_keep(folio);
 		queue_delayed_work(system_unbound_wq, &ksm_frames_work,
 				   KSM_KEPT_TIME);
 	}

@@ -254,7 +254,7 @@ static void churn_stops_nobody(void)
 /* Many areas of a page each, and as many pages in one. */
 static void many_areas(void)
 {
-	const size_t nr = 30000;
+	const size_t nr = ksm_slow() > 1 ? 3000 : 30000;
 	double together, apart;
 	char *area = map_pages(2 * nr);
 
