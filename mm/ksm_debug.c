@@ -72,17 +72,8 @@ static void __init ksm_windows_init(struct dentry *dir)
 }
 #endif /* CONFIG_KSM_DEBUG */
 
-static int ksm_fingerprint_open(struct inode *inode, struct file *file)
-{
-	return single_open(file, ksm_fingerprint_show, NULL);
-}
-
-static const struct file_operations ksm_fingerprint_fops = {
-	.open		= ksm_fingerprint_open,
-	.read		= seq_read,
-	.llseek		= seq_lseek,
-	.release	= single_release,
-};
+DEFINE_SEQ_ATTRIBUTE(ksm_domains);
+DEFINE_SHOW_ATTRIBUTE(ksm_fingerprint);
 
 static int __init ksm_debug_init(void)
 {

@@ -323,30 +323,22 @@ void ksm_count_mapping(struct ksm_domain *domain, bool first, int sign)
 /* --------------------------------------------------------- what the admin sees */
 
 /**
- * ksm_set_merge_domain - whose pages may be merged with whose
- * @kind: within what
+ * ksm_has_domains - can mms be told apart in this way?
+ * @kind: in which
  *
- * Context: may sleep.
- * Return: 0; -EINVAL if there are no such domains; -EBUSY while there are KSM
- * pages; -EINTR if killed.
+ * Return: false if this kernel does not know, for want of memory cgroups.
  */
-int ksm_set_merge_domain(enum ksm_domain_kind kind)
+bool ksm_has_domains(enum ksm_domain_kind kind)
 {
-	int err;
-
-	/* Only with memory cgroups does an mm know whose it is */
-	if (kind == KSM_DOMAIN_USER && !IS_ENABLED(CONFIG_MEMCG))
-		return -EINVAL;
-	if (kind == KSM_DOMAIN_CGROUP && mem_cgroup_disabled())
-		return -EINVAL;
-	if (kind == READ_ONCE(ksm_knobs.merge_domain))
-		return 0;
-	err = ksm_lock_unshared();
-	if (err)
-		return err;
-	WRITE_ONCE(ksm_knobs.merge_domain, kind);
-	up_write(&ksm_control_lock);
-	return 0;
+	switch (kind) {
+	case KSM_DOMAIN_USER:
+		/* Only with them does an mm know whose it is */
+		return IS_ENABLED(CONFIG_MEMCG);
+	case KSM_DOMAIN_CGROUP:
+		return !mem_cgroup_disabled();
+	default:
+		return true;
+	}
 }
 
 #ifdef CONFIG_DEBUG_FS
@@ -400,23 +392,12 @@ static int ksm_domains_show(struct seq_file *seq, void *at)
 	return 0;
 }
 
-static const struct seq_operations ksm_domains_sops = {
+/* For debugfs. */
+const struct seq_operations ksm_domains_sops = {
 	.start	= ksm_domains_start,
 	.next	= ksm_domains_next,
 	.stop	= ksm_domains_stop,
 	.show	= ksm_domains_show,
-};
-
-static int ksm_domains_open(struct inode *inode, struct file *file)
-{
-	return seq_open(file, &ksm_domains_sops);
-}
-
-const struct file_operations ksm_domains_fops = {
-	.open		= ksm_domains_open,
-	.read		= seq_read,
-	.llseek		= seq_lseek,
-	.release	= seq_release,
 };
 #endif /* CONFIG_DEBUG_FS */
 

@@ -32,21 +32,16 @@ static DECLARE_DELAYED_WORK(ksm_frames_work, ksm_frames_expire);
 static struct folio *ksm_kept[2][KSM_KEPT_FRAMES];
 static unsigned int ksm_period;
 
-/* Returns whether there were any. */
-static bool ksm_free_kept(unsigned int period)
+static void ksm_free_kept(unsigned int period)
 {
 	struct folio *folio;
-	bool any = false;
 	int i;
 
 	for (i = 0; i < KSM_KEPT_FRAMES; i++) {
 		folio = xchg(&ksm_kept[period & 1][i], NULL);
-		if (!folio)
-			continue;
-		folio_put(folio);
-		any = true;
+		if (folio)
+			folio_put(folio);
 	}
-	return any;
 }
 
 static bool ksm_any_kept(unsigned int period)

@@ -138,7 +138,8 @@ enum ksm_domain_kind {
  * @merge_across_nodes: may pages of different NUMA nodes be merged; changed
  *	like @max_page_sharing
  * @relocate: make KSM pages in fresh frames; READ_ONCE/WRITE_ONCE
- * @merge_domain: within what pages are merged; changed like @max_page_sharing
+ * @merge_domain: one of enum ksm_domain_kind, within which pages are merged;
+ *	changed like @max_page_sharing
  * @scan_threads: how many threads scan, ksmd being one of them; changed under
  *	ksm_control_lock for write
  * @pages_to_scan: pages they look at, all together, between two sleeps
@@ -154,7 +155,7 @@ struct ksm_knobs {
 	enum ksm_run run;
 	unsigned int max_page_sharing;
 	bool merge_across_nodes;
-	enum ksm_domain_kind merge_domain;
+	unsigned int merge_domain;
 	bool relocate;
 	unsigned int scan_threads;
 
@@ -746,9 +747,9 @@ void ksm_put_domain(struct ksm_domain *domain);
 bool ksm_settle_domain(struct ksm_mm *kmm);
 u64 ksm_domain_salt(const struct ksm_domain *domain);
 void ksm_count_mapping(struct ksm_domain *domain, bool first, int sign);
-int ksm_set_merge_domain(enum ksm_domain_kind kind);
+bool ksm_has_domains(enum ksm_domain_kind kind);
 
-extern const struct file_operations ksm_domains_fops;
+extern const struct seq_operations ksm_domains_sops;
 
 /* ------------------------------------------- ksm_rmap.c: the mappings */
 

@@ -227,9 +227,9 @@ static ssize_t merge_domain_store(struct kobject *kobj,
 {
 	int kind = sysfs_match_string(domain_names, buf);
 
-	if (kind < 0)
+	if (kind < 0 || !ksm_has_domains(kind))
 		return -EINVAL;
-	return ksm_set_merge_domain(kind) ?: count;
+	return set_unshared(to_ksm_file(attr), kind) ?: count;
 }
 
 /* -------------------------------------------------------------- counters */
@@ -346,7 +346,10 @@ static struct ksm_file ksm_files[] = {
 		.set = set_unshared,
 	},
 #endif
-	{ .attr = __ATTR_RW(merge_domain) },
+	{
+		.attr = __ATTR_RW(merge_domain),
+		.width = KSM_UINT, .uint = &ksm_knobs.merge_domain,
+	},
 	KSM_NUMBER(stable_node_chains_prune_millisecs, KSM_UINT, uint,
 		   &ksm_knobs.prune_millisecs, 0, UINT_MAX, set_number),
 	KSM_SWITCH(relocate, &ksm_knobs.relocate),

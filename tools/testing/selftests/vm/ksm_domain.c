@@ -386,6 +386,19 @@ static void shared_by_fork(void)
 	VERIFY(twin, NR, 100, NR);
 }
 
+/* All that can be moved, whoever else maps it. */
+static void move_somebody(const struct somebody *s, int node)
+{
+	char *pages[NR];
+	int status[NR];
+
+	for (size_t i = 0; i < NR; i++)
+		pages[i] = s->area + i * PAGE_SIZE;
+	for (int try = 0; try < 20; try++)
+		move_to_node(s->peer.pid, pages, status, NR, node,
+			     KSM_MPOL_MF_MOVE_ALL);
+}
+
 /* Migration moves KSM pages to another key, but not to another domain. */
 static void across_nodes(void)
 {
@@ -399,31 +412,16 @@ static void across_nodes(void)
 	set_domain("user");
 	begin(s, 4);
 	for (int turn = 0; turn < 4; turn++) {
-		int status[NR];
-		char *pages[NR];
-
-		for (size_t i = 0; i < NR; i++)
-			pages[i] = s[0].area + i * PAGE_SIZE;
 		ksm_scan(4);
-		for (int try = 0; try < 20; try++)
-			move_to_node(s[turn % 4].peer.pid, pages, status, NR,
-				     nodes[turn / 2 % 2], KSM_MPOL_MF_MOVE_ALL);
+		move_somebody(&s[turn], nodes[turn / 2 % 2]);
 		ksm_scan(4);
 		for (int i = 0; i < 2; i++)
 			for (int j = 2; j < 4; j++)
 				CHECK_EQ(shared(&s[i], &s[j]), 0);
 	}
 	/* All on one node in the end */
-	for (int i = 0; i < 4; i++) {
-		char *pages[NR];
-		int status[NR];
-
-		for (size_t p = 0; p < NR; p++)
-			pages[p] = s[i].area + p * PAGE_SIZE;
-		for (int try = 0; try < 20; try++)
-			move_to_node(s[i].peer.pid, pages, status, NR,
-				     nodes[1], KSM_MPOL_MF_MOVE_ALL);
-	}
+	for (int i = 0; i < 4; i++)
+		move_somebody(&s[i], nodes[1]);
 	ksm_settle();
 	CHECK_EQ(shared(&s[0], &s[1]), NR);
 	CHECK_EQ(shared(&s[2], &s[3]), NR);
