@@ -26,8 +26,7 @@ static void make_room(bool scanned)
 	count = file_long(CMA "count") - file_long(CMA "used");
 	leave_free(LEFT);
 	/* Pages that were merged where they are: some of them are in its way */
-	if (ksm_has("relocate"))
-		ksm_set("relocate", 0);
+	ksm_merge_in_place();
 	area = mergeable_area(nr, 1000, nr / 2);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, nr), nr);

@@ -114,6 +114,8 @@ static void gigantic_page(void)
 		ksm_skip("no pages of this size");
 	if (free_pages() < 4 * GIGANTIC_PAGES)
 		ksm_skip("too little memory");
+	/* Merged where it is, or it lies where there is room then */
+	ksm_merge_in_place();
 	for (int tries = 0; tries < 8; tries++)
 		if (make_room(nr, parts, 1000 + tries * nr) >= nr / 20)
 			return;

@@ -129,6 +129,7 @@ const char *ksm_as_found(const char *knob);
 void ksm_scan(int passes);	/* ksmd runs, and goes on running */
 void ksm_one_pass(void);	/* or the rest of one that has begun */
 void ksm_settle(void);		/* ksmd merges what it can, then stops */
+void ksm_merge_in_place(void);	/* what is merged stays where one of it was */
 
 /* Write to some other knob; it gets its old value back after the test. */
 int knob_override(const char *path, const char *value);
@@ -236,6 +237,7 @@ void mover_stop(struct mover *m);
 
 /* Of a process that there is one of, by its name; fails the test. */
 pid_t pid_of(const char *comm);
+long cpu_time(const char *comm);	/* what it has had of a CPU, in ns */
 
 struct peer {
 	pid_t pid;

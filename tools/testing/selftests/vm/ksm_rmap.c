@@ -398,6 +398,7 @@ static void unmerged_without_advice(void)
 	 * Of two pages on different nodes the one that is met first stays:
 	 * here, that of both.
 	 */
+	ksm_merge_in_place();
 	CHECK_GE(above, area);
 	CHECK(!munmap(above, 2 * NR * PAGE_SIZE));
 	peer_start(&child, peer_advises, area);

@@ -53,15 +53,6 @@ static int count_helpers(void)
 	return nr;
 }
 
-/* What a thread has had of a CPU, in ns. */
-static long time_of(const char *comm)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/schedstat", pid_of(comm));
-	return file_long(path);
-}
-
 static long wakeups_of(const char *comm)
 {
 	char path[64];
@@ -185,13 +176,13 @@ static void scan_exactly(int mms, size_t nr)
 	need_threads(2);
 	start_holders(peers, mms, &c, false);
 	ksm_one_pass();
-	before = time_of("ksmd/1");
+	before = cpu_time("ksmd/1");
 	for (int i = 0; i < 10; i++) {
 		scanned = ksm_get("pages_scanned");
 		ksm_one_pass();
 		CHECK_EQ(ksm_get("pages_scanned") - scanned, mms * nr);
 	}
-	CHECK_GE(time_of("ksmd/1"), before + 1);
+	CHECK_GE(cpu_time("ksmd/1"), before + 1);
 	CHECK_EQ(ksm_get("pages_unshared"), mms * nr);
 	end_holders(peers, mms);
 }
@@ -476,9 +467,9 @@ static void cpu_goes_away(void)
 	start_scanning(peers);
 	for (int i = 0; i < 6; i++) {
 		CHECK(!knob_override(online, i % 2 ? "1" : "0"));
-		before = time_of("ksmd/1");
+		before = cpu_time("ksmd/1");
 		scans = ksm_get("full_scans");
-		WAIT_FOR(time_of("ksmd/1") > before &&
+		WAIT_FOR(cpu_time("ksmd/1") > before &&
 			 ksm_get("full_scans") > scans + 1);
 	}
 	end_holders(peers, MMS);

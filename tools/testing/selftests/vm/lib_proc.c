@@ -31,6 +31,14 @@ pid_t pid_of(const char *comm)
 	return found;
 }
 
+long cpu_time(const char *comm)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", pid_of(comm));
+	return file_long(path);
+}
+
 void peer_start(struct peer *p, void (*fn)(struct peer *me, void *arg),
 		void *arg)
 {

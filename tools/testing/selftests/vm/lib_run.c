@@ -258,6 +258,12 @@ void ksm_scan(int passes)
 	WAIT_FOR(ksm_get("full_scans") >= from + passes);
 }
 
+void ksm_merge_in_place(void)
+{
+	if (ksm_has("relocate"))
+		ksm_set("relocate", 0);
+}
+
 /*
  * A page is looked at, found unchanged in the next pass, and merged in that
  * one or the one after; the first pass counted may have begun before.  The
@@ -483,7 +489,9 @@ int ksm_run_tests(int argc, char **argv, const struct ksm_test *tests,
 	unmerge_everything();
 	if (!put_knobs(true))
 		ksft_exit_fail_msg("the knobs are not as they were\n");
-	if (ksft_get_xskip_cnt() == nr)
-		ksft_exit_skip("nothing here could be tested\n");
+	if (ksft_get_xskip_cnt() == nr) {
+		ksft_print_cnts();
+		exit(KSFT_SKIP);
+	}
 	ksft_finished();
 }
