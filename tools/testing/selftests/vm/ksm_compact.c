@@ -126,6 +126,12 @@ static void on_order(void)
 	VERIFY(more, 64, 1000, 64);
 }
 
+/* Most of the memory, or what of it a slow kernel can be asked to go through. */
+static size_t most_pages(void)
+{
+	return ksm_slow() > 1 ? 12288 : 28672;
+}
+
 /* Over and over, with ksmd at it and somebody writing. */
 static void under_a_running_ksmd(void)
 {
@@ -164,7 +170,7 @@ static void for_huge_pages(void)
 {
 	static const char defrag[] =
 		"/sys/kernel/mm/transparent_hugepage/defrag";
-	const size_t nr = 28672;
+	const size_t nr = most_pages();
 	size_t moved, got = 0, tries = 0;
 	char *area, *room;
 	long success;
@@ -204,7 +210,7 @@ static void for_huge_pages(void)
 static void proactively(void)
 {
 	static const char knob[] = "/proc/sys/vm/compaction_proactiveness";
-	const size_t nr = 28672;
+	const size_t nr = most_pages();
 	unsigned long *at;
 	char *area;
 

@@ -99,7 +99,7 @@ static void fill_colliding(char *area, size_t nr, size_t from)
  */
 static void collisions_cost_little(void)
 {
-	const size_t nr = ksm_slow() > 1 ? 8192 : 32768;
+	const size_t nr = ksm_slow() > 1 ? 4096 : 32768;
 	double unique, colliding;
 	char *area = map_pages(nr);
 
@@ -258,7 +258,7 @@ static void churn_stops_nobody(void)
 /* Many areas of a page each, and as many pages in one. */
 static void many_areas(void)
 {
-	const size_t nr = ksm_slow() > 1 ? 3000 : 30000;
+	const size_t nr = ksm_slow() > 1 ? 1000 : 30000;
 	double together, apart;
 	char *area = map_pages(2 * nr);
 

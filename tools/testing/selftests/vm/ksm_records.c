@@ -7,7 +7,7 @@
  */
 #include "ksm_lib.h"
 
-#define NR		16384UL		/* 64 MiB */
+#define NR		4096UL		/* 16 MiB */
 #define UNMERGED	32		/* bytes for a page, at most */
 #define ROUNDING	(64 << 10)
 

@@ -219,7 +219,7 @@ static void frozen_for_suspend(void)
 
 static void advisor_adapts(void)
 {
-	const size_t nr = 2048;
+	const size_t nr = 512;
 	char *area = mergeable_area(nr, 6000, nr);
 	const char *mode = "scan-time";
 

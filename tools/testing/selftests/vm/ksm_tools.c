@@ -203,7 +203,7 @@ static void nodes(void)
 		return;
 	}
 	area = settled();
-	move_all(area, NR, node[1]);
+	move_all(area, 4, node[1]);
 	done = run_well("ksmstat", "-n --json");
 	CHECK_EQ(json(done.out, "shared_bytes"), 0);
 	CHECK_EQ(json(strrchr(done.out, '{'), "shared_bytes"), 4 * PAGE_SIZE);
