@@ -9,6 +9,8 @@ help:
 	@echo 'make bench [SCENARIO=NAMES]  the speeds, against the stock kernel; FULL=1 adds the large sizes'
 	@echo 'make check                checkpatch, sparse, W=1, kernel-doc, a model, the configuration matrix'
 	@echo 'make build                the kernels that make run and make test boot'
+	@echo 'make series               patches with a cover letter, for git am, in build/series'
+	@echo 'make deb [KCONFIG=FILE]   Debian packages of a kernel with the series, in build/deb'
 	@echo 'make apply KSRC=DIR       lay the series over your own Linux 6.12 source'
 	@echo 'make unapply KSRC=DIR     take it back'
 	@echo 'make clean                remove everything generated'
@@ -31,10 +33,18 @@ build:
 	$(Q)testbed/setup
 	$(Q)testbed/build x86_64-stock x86_64-ksm um-stock um-ksm x86_64-ksm-debug
 
+series:
+	$(Q)testbed/setup
+	$(Q)testbed/series
+
+deb:
+	$(Q)testbed/setup --deb
+	$(Q)KCONFIG='$(KCONFIG)' testbed/deb
+
 apply unapply:
 	$(Q)testbed/apply $@ '$(KSRC)'
 
 clean:
 	rm -rf build
 
-.PHONY: help run test bench check build apply unapply clean
+.PHONY: help run test bench check build series apply unapply clean

@@ -67,7 +67,7 @@ boot()
 	read -r -d '' -a options < <(accelerator; memory; port out; port err; port status) || true
 	exec "$@" qemu-system-x86_64 -M q35 -nodefaults -no-user-config -display none -no-reboot \
 		-smp "$cpus,sockets=$cpus,cores=1,threads=1" -serial "file:$log" \
-		-kernel "$BUILD/boot/$variant" -initrd "$BUILD/boot/initramfs" -append "$parameters" \
+		-kernel "$image" -initrd "$BUILD/boot/initramfs" -append "$parameters" \
 		-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
 		-device virtio-serial "${options[@]}"
 }
