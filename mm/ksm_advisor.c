@@ -72,13 +72,13 @@ static u64 ratio_in_percent(u64 value, u64 base)
  * need twice the pages between two sleeps.  The trend corrects this for
  * memory that grows or shrinks.
  */
-static u64 pages_for_target(unsigned int pages, u64 secs)
+static u64 pages_for_target(unsigned int pages, u64 secs, u64 trend)
 {
 	u64 target = READ_ONCE(ksm_advisor.target_scan_time);
 	u64 wanted;
 
 	wanted = div64_u64((u64)pages * 100, ratio_in_percent(target, secs));
-	return div_u64(min_t(u64, wanted, U32_MAX) * pass.trend, 100);
+	return div_u64(min_t(u64, wanted, U32_MAX) * trend, 100);
 }
 
 /* Keeps @wanted where the next pass will use an allowed share of a CPU. */
@@ -94,6 +94,25 @@ static u64 limit_cpu(u64 wanted, unsigned int pages, unsigned int cpu_percent)
 	return max(min(wanted, most), least);
 }
 
+/**
+ * ksm_advise - how many pages to look at between two sleeps in the next pass
+ * @pages: how many they were in the last one
+ * @secs: how long that took, 1 at least
+ * @trend: moving average of the durations, in percent of the one before
+ * @cpu_percent: what it used of a CPU, 1 at least
+ *
+ * Context: any.
+ * Return: that number, not more than the admin allows; may be 0.
+ */
+u64 ksm_advise(unsigned int pages, u64 secs, u64 trend,
+	       unsigned int cpu_percent)
+{
+	u64 wanted = pages_for_target(pages, secs, trend);
+
+	wanted = limit_cpu(wanted, pages, cpu_percent);
+	return min_t(u64, wanted, READ_ONCE(ksm_advisor.max_pages_to_scan));
+}
+
 static void set_pages_to_scan(u64 pages)
 {
 	/* With 0 pages no pass would ever end, and none be judged again. */
@@ -107,7 +126,7 @@ static void judge_pass(void)
 	u64 cpu_ns = ksm_scan_runtime() - pass.cpu_before;
 	u64 secs = max_t(u64, div_u64(elapsed_ns, NSEC_PER_SEC), 1);
 	unsigned int cpu_percent;
-	u64 newest, wanted;
+	u64 newest;
 
 	cpu_percent = clamp_t(u64, div64_u64(cpu_ns, secs * NSEC_PER_PERCENT),
 			      1, UINT_MAX);
@@ -117,10 +136,7 @@ static void judge_pass(void)
 			     newest * NEWEST_WEIGHT, 100);
 	pass.last_secs = secs;
 
-	wanted = pages_for_target(pages, secs);
-	wanted = limit_cpu(wanted, pages, cpu_percent);
-	wanted = min_t(u64, wanted, READ_ONCE(ksm_advisor.max_pages_to_scan));
-	set_pages_to_scan(wanted);
+	set_pages_to_scan(ksm_advise(pages, secs, pass.trend, cpu_percent));
 
 	trace_ksm_advisor(secs, READ_ONCE(ksm_knobs.pages_to_scan), cpu_percent);
 }

@@ -789,8 +789,12 @@ void ksm_advisor_start_pass(void);
 void ksm_advisor_end_pass(void);
 void ksm_advisor_set_mode(enum ksm_advisor_mode mode);
 int ksm_advisor_set_pages(unsigned int pages);
+u64 ksm_advise(unsigned int pages, u64 secs, u64 trend,
+	       unsigned int cpu_percent);
 
 /* ------------------------------------------------------- ksm_sysfs.c */
+
+int ksm_parse_knob(const char *name, const char *buf, unsigned long *value);
 
 #ifdef CONFIG_SYSFS
 int ksm_sysfs_init(void);

@@ -129,21 +129,26 @@ static ssize_t number_show(struct kobject *kobj, struct kobj_attribute *attr,
 	return sysfs_emit(buf, "%lu\n", get_number(to_ksm_file(attr)));
 }
 
+/* What somebody writes, if it makes sense. */
+static int parse_number(const struct ksm_file *file, const char *buf,
+			unsigned long *value)
+{
+	int err = kstrtoul(buf, 10, value);
+
+	if (!err && file->type_max && *value > file->type_max)
+		err = -ERANGE;
+	if (err == -ERANGE && file->type_max)
+		return err;
+	return err || *value < file->min || *value > file->max ? -EINVAL : 0;
+}
+
 static ssize_t number_store(struct kobject *kobj, struct kobj_attribute *attr,
 			    const char *buf, size_t count)
 {
 	const struct ksm_file *file = to_ksm_file(attr);
 	unsigned long value;
-	int err;
 
-	err = kstrtoul(buf, 10, &value);
-	if (!err && file->type_max && value > file->type_max)
-		err = -ERANGE;
-	if (err == -ERANGE && file->type_max)
-		return err;
-	if (err || value < file->min || value > file->max)
-		return -EINVAL;
-	return file->set(file, value) ?: count;
+	return parse_number(file, buf, &value) ?: file->set(file, value) ?: count;
 }
 
 /* Switches also take y, n, on, off and their like. */
@@ -383,6 +388,26 @@ static struct ksm_file ksm_files[] = {
 	KSM_COUNTER(metadata_bytes, metadata),
 	KSM_SUM(general_profit, profit),
 };
+
+#if IS_ENABLED(CONFIG_KSM_KUNIT_TEST)
+/**
+ * ksm_parse_knob - what would be made of a write to a knob, for KUnit
+ * @name: the knob's, one that takes numbers
+ * @buf: what is written
+ * @value: what was meant
+ *
+ * Return: 0, what the writer gets, or -ENOENT if there is no such knob.
+ */
+int ksm_parse_knob(const char *name, const char *buf, unsigned long *value)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ksm_files); i++)
+		if (!strcmp(ksm_files[i].attr.attr.name, name))
+			return parse_number(&ksm_files[i], buf, value);
+	return -ENOENT;
+}
+#endif
 
 /* The same files as sysfs wants them, with a NULL at the end. */
 static struct attribute *ksm_attrs[ARRAY_SIZE(ksm_files) + 1];
