@@ -10,6 +10,7 @@
 #include <linux/cred.h>
 #include <linux/highmem.h>
 #include <linux/sched/mm.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include "ksm_internal.h"
 
@@ -127,7 +128,7 @@ static struct kunit_suite fingerprint_suite = {
 
 /* ------------------------------------------------------------ records */
 
-#define BASE	(1UL << 30)
+#define BASE	((unsigned long)SZ_1G)
 #define AT(nr)	(BASE + (nr) * PAGE_SIZE)
 
 static void remember(struct kunit *test, struct ksm_mm *kmm, unsigned long addr)

@@ -18,9 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define __noreturn	__attribute__((__noreturn__))
-#define __printf(a, b)	__attribute__((__format__(printf, a, b)))
-
 #define KSM		"/sys/kernel/mm/ksm/"
 #define DOMAINS		"/sys/kernel/debug/ksm/domains"
 #define HEADER_EVERY	20
@@ -30,8 +27,7 @@
 static double page_size;
 static bool json;
 
-__noreturn __printf(2, 3)
-static void die(int status, const char *fmt, ...)
+_Noreturn static void die(int status, const char *fmt, ...)
 {
 	va_list args;
 
