@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdnoreturn.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,7 +28,7 @@
 static double page_size;
 static bool json;
 
-_Noreturn static void die(int status, const char *fmt, ...)
+static noreturn void die(int status, const char *fmt, ...)
 {
 	va_list args;
 
