@@ -328,7 +328,7 @@ static void start_scanning(struct peer *peers)
 
 static void threads_come_and_go(void)
 {
-	double end = ksm_now() + 3;
+	double end = ksm_now() + 3 * ksm_slow();
 	struct peer peers[MMS];
 	long scans, turns = 0;
 
@@ -394,7 +394,7 @@ static void come_and_go(char *area)
 /* pitfall 16: exits and forks while two threads are inside */
 static void exits_and_forks(void)
 {
-	double end = ksm_now() + 5;
+	double end = ksm_now() + 5 * ksm_slow();
 	struct peer peers[MMS];
 	int status, forks = 0;
 	long scans;
