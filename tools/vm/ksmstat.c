@@ -22,8 +22,8 @@
 #define KSM		"/sys/kernel/mm/ksm/"
 #define DOMAINS		"/sys/kernel/debug/ksm/domains"
 #define HEADER_EVERY	20
-#define MIB		(1024.0 * 1024.0)
 #define KIB		1024.0
+#define MIB		(1024.0 * 1024.0)
 
 static double page_size;
 static bool json;
@@ -73,22 +73,32 @@ static double ksm(const char *name)
 	return number_in(path);
 }
 
-/* The number after a name, in a file of such lines. */
-static double field_of(const char *path, const char *name)
+struct field {
+	const char *name;
+	double *value;
+};
+
+/* The numbers after some names, in a file of such lines; NAN if there is none. */
+static void read_fields(const char *path, const struct field *fields)
 {
-	double value, found = NAN;
+	const struct field *field;
 	char line[256], key[64];
+	double value;
 	FILE *file;
 
+	for (field = fields; field->name; field++)
+		*field->value = NAN;
 	file = fopen(path, "re");
 	if (!file)
-		return NAN;
-	while (isnan(found) && fgets(line, sizeof(line), file))
-		if (sscanf(line, "%63s %lf", key, &value) == 2 &&
-		    !strcmp(key, name))
-			found = value;
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63s %lf", key, &value) != 2)
+			continue;
+		for (field = fields; field->name; field++)
+			if (!strcmp(key, field->name))
+				*field->value = value;
+	}
 	fclose(file);
-	return found;
 }
 
 /* The name of a process; it may hold anything but a new line and a null. */
@@ -180,22 +190,17 @@ struct column {
 	const char *key;
 	int width;		/* negative: text, to the left */
 	int decimals;
+	double unit;		/* in which people read it */
 };
 
 struct cell {
 	double number;		/* NAN: not known */
-	double scaled;		/* as people read it */
 	const char *text;
 };
 
 static struct cell plain(double number)
 {
-	return (struct cell){ .number = number, .scaled = number };
-}
-
-static struct cell bytes(double number, double unit)
-{
-	return (struct cell){ .number = number, .scaled = number / unit };
+	return (struct cell){ .number = number };
 }
 
 static struct cell text(const char *text)
@@ -265,7 +270,7 @@ static void print_line(const struct column *columns, const struct cell *cells)
 			printf("%*s", columns->width, "-");
 		else
 			printf("%*.*f", columns->width, columns->decimals,
-			       cells->scaled);
+			       cells->number / columns->unit);
 	}
 	putchar('\n');
 }
@@ -304,18 +309,18 @@ struct sample {
 };
 
 static const struct column system_columns[] = {
-	{ "SAVED", "saved_bytes", 8, 1 },
-	{ "SHARED", "shared_bytes", 7, 1 },
-	{ "META", "metadata_bytes", 6, 2 },
-	{ "MERGE/s", "merged_per_second", 7, 0 },
-	{ "UNMRG/s", "unmerged_per_second", 7, 0 },
-	{ "SCAN/s", "scanned_per_second", 8, 0 },
-	{ "UNCH%", "unchanged_percent", 5, 1 },
-	{ "MIGR/s", "migrated_per_second", 6, 0 },
-	{ "CPU%", "ksmd_cpu_percent", 5, 1 },
-	{ "PASSES", "full_scans", 6, 0 },
-	{ NULL, "skipped_per_second", 0, 0 },
-	{ NULL, "seconds_since_boot", 0, 0 },
+	{ "SAVED", "saved_bytes", 8, 1, MIB },
+	{ "SHARED", "shared_bytes", 7, 1, MIB },
+	{ "META", "metadata_bytes", 6, 2, MIB },
+	{ "MERGE/s", "merged_per_second", 7, 0, 1 },
+	{ "UNMRG/s", "unmerged_per_second", 7, 0, 1 },
+	{ "SCAN/s", "scanned_per_second", 8, 0, 1 },
+	{ "UNCH%", "unchanged_percent", 5, 1, 1 },
+	{ "MIGR/s", "migrated_per_second", 6, 0, 1 },
+	{ "CPU%", "ksmd_cpu_percent", 5, 1, 1 },
+	{ "PASSES", "full_scans", 6, 0, 1 },
+	{ NULL, "skipped_per_second", 0, 0, 1 },
+	{ NULL, "seconds_since_boot", 0, 0, 1 },
 	{ }
 };
 
@@ -333,10 +338,11 @@ static struct sample take_sample(void)
 		.unchanged = ksm("pages_unchanged"),
 		.migrated = ksm("pages_migrated"),
 		.passes = ksm("full_scans"),
-		.cow = field_of("/proc/vmstat", "cow_ksm"),
 		.cpu = ksmd_seconds(),
 	};
+	const struct field fields[] = { { "cow_ksm", &s.cow }, { } };
 
+	read_fields("/proc/vmstat", fields);
 	if (isnan(s.sharing))
 		die(1, "this kernel has no samepage merging: no " KSM);
 	if (isnan(s.zero))
@@ -372,9 +378,9 @@ static void print_system(const struct sample *last, const struct sample *s,
 	double scanned = s->scanned - last->scanned;
 	double per = seconds > 0 ? 1 / seconds : NAN;
 	const struct cell cells[] = {
-		bytes((s->sharing + s->zero) * page_size, MIB),
-		bytes(s->shared * page_size, MIB),
-		bytes(s->metadata, MIB),
+		plain((s->sharing + s->zero) * page_size),
+		plain(s->shared * page_size),
+		plain(s->metadata),
 		plain(fmax(0, more) * per),
 		plain(unmerged * per),
 		plain(scanned * per),
@@ -418,13 +424,13 @@ struct process {
 };
 
 static const struct column process_columns[] = {
-	{ "PID", "pid", 7, 0 },
-	{ "PROFIT", "profit_bytes", 10, 0 },
-	{ "MERGED", "merged_bytes", 10, 0 },
-	{ "ZERO", "zero_bytes", 10, 0 },
-	{ "COST", "metadata_bytes", 8, 0 },
-	{ "KNOWN", "known_bytes", 10, 0 },
-	{ "COMMAND", "command", -7, 0 },
+	{ "PID", "pid", 7, 0, 1 },
+	{ "PROFIT", "profit_bytes", 10, 0, KIB },
+	{ "MERGED", "merged_bytes", 10, 0, KIB },
+	{ "ZERO", "zero_bytes", 10, 0, KIB },
+	{ "COST", "metadata_bytes", 8, 0, KIB },
+	{ "KNOWN", "known_bytes", 10, 0, KIB },
+	{ "COMMAND", "command", -7, 0, 1 },
 	{ }
 };
 
@@ -440,14 +446,18 @@ static int by_profit(const void *left, const void *right)
 /* True if it takes part. */
 static bool read_process(struct process *p, int pid)
 {
+	struct field fields[] = {
+		{ "ksm_rmap_items", &p->known },
+		{ "ksm_zero_pages", &p->zero },
+		{ "ksm_merging_pages", &p->merged },
+		{ "ksm_process_profit", &p->profit },
+		{ }
+	};
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", pid);
 	p->pid = pid;
-	p->known = field_of(path, "ksm_rmap_items");
-	p->zero = field_of(path, "ksm_zero_pages");
-	p->merged = field_of(path, "ksm_merging_pages");
-	p->profit = field_of(path, "ksm_process_profit");
+	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", pid);
+	read_fields(path, fields);
 	return (p->known > 0 || p->zero > 0 || p->merged > 0) &&
 	       comm_of(pid, p->comm, sizeof(p->comm));
 }
@@ -477,11 +487,11 @@ static void show_processes(void)
 		double saved = (p->merged + p->zero) * page_size;
 		const struct cell row[WIDTH] = {
 			plain(p->pid),
-			bytes(p->profit, KIB),
-			bytes(p->merged * page_size, KIB),
-			bytes(p->zero * page_size, KIB),
-			bytes(saved - p->profit, KIB),
-			bytes(p->known * page_size, KIB),
+			plain(p->profit),
+			plain(p->merged * page_size),
+			plain(p->zero * page_size),
+			plain(saved - p->profit),
+			plain(p->known * page_size),
 			text(p->comm),
 		};
 
@@ -495,8 +505,8 @@ static void show_processes(void)
 /* ---- nodes ---- */
 
 static const struct column node_columns[] = {
-	{ "NODE", "node", 4, 0 },
-	{ "SHARED", "shared_bytes", 9, 1 },
+	{ "NODE", "node", 4, 0, 1 },
+	{ "SHARED", "shared_bytes", 9, 1, MIB },
 	{ }
 };
 
@@ -516,7 +526,7 @@ static void show_nodes(void)
 	while (fscanf(file, " N%d=%lf", &node, &pages) == 2) {
 		cells = grow(cells, 2 * (nr + 1) * sizeof(*cells));
 		cells[2 * nr] = plain(node);
-		cells[2 * nr + 1] = bytes(pages * page_size, MIB);
+		cells[2 * nr + 1] = plain(pages * page_size);
 		nr++;
 	}
 	fclose(file);
@@ -527,10 +537,10 @@ static void show_nodes(void)
 /* ---- domains ---- */
 
 static const struct column domain_columns[] = {
-	{ "SAVED", "saved_bytes", 9, 1 },
-	{ "SHARED", "shared_bytes", 8, 1 },
-	{ "KIND", "kind", -8, 0 },
-	{ "DOMAIN", "domain", -6, 0 },
+	{ "SAVED", "saved_bytes", 9, 1, MIB },
+	{ "SHARED", "shared_bytes", 8, 1, MIB },
+	{ "KIND", "kind", -8, 0, 1 },
+	{ "DOMAIN", "domain", -6, 0, 1 },
 	{ }
 };
 
@@ -560,8 +570,8 @@ static void show_domains(void)
 	while (fscanf(file, "%15s %63s %lf %lf", kind, id, &shared,
 		      &sharing) == 4) {
 		const struct cell row[WIDTH] = {
-			bytes(sharing * page_size, MIB),
-			bytes(shared * page_size, MIB),
+			plain(sharing * page_size),
+			plain(shared * page_size),
 			text(strdup(kind)),
 			text(strdup(id)),
 		};
