@@ -131,10 +131,13 @@ static void whole_system(void)
 	VERIFY(area, NR, 100, 4);
 }
 
+/* In the middle of one interval, and of the next one ksmd comes to notice. */
 static void *break_some(void *area)
 {
 	usleep(500000 * ksm_slow());
 	fill_area(area, NR / 2, 1000, NR / 2);
+	usleep(1000000 * ksm_slow());
+	ksm_scan(2);
 	return NULL;
 }
 
@@ -145,17 +148,18 @@ static void rates(void)
 	double began, took, seconds, gone;
 	pthread_t thread;
 	struct run done;
-	const char *second;
+	const char *second, *third;
 
 	CHECK(!pthread_create(&thread, NULL, break_some, area));
-	snprintf(args, sizeof(args), "-j %.1f 2", ksm_slow());
+	snprintf(args, sizeof(args), "-j %.1f 3", ksm_slow());
 	began = ksm_now();
 	done = run_well("ksmstat", args);
 	took = ksm_now() - began;
 	CHECK(!pthread_join(thread, NULL));
-	CHECK_EQ(lines(done.out), 2);
-	CHECK_GE(took, 1);
+	CHECK_EQ(lines(done.out), 3);
+	CHECK_GE(took, 2);
 	second = strchr(done.out, '\n') + 1;
+	third = strchr(second, '\n') + 1;
 	seconds = json(second, "seconds_since_boot") -
 		  json(done.out, "seconds_since_boot");
 	gone = json(second, "unmerged_per_second") * seconds;
@@ -163,6 +167,9 @@ static void rates(void)
 	CHECK_GE(gone + 0.5, NR / 2);
 	CHECK_GE(NR / 2 + 8, gone);
 	CHECK_GE(0.5, json(second, "merged_per_second") * seconds);
+	/* Nothing is counted again when it is seen to be gone */
+	CHECK_EQ(count_ksm(area, NR), NR / 2);
+	CHECK_GE(1, json(third, "unmerged_per_second"));
 	/* And back: what is merged while ksmd runs */
 	ksm_settle();
 	ksm_set("run", 1);
