@@ -47,4 +47,4 @@ apply unapply:
 clean:
 	rm -rf build
 
-.PHONY: help run test bench check build series apply unapply clean
+.PHONY: help run test bench check build series deb apply unapply clean

@@ -14,6 +14,23 @@ say()
 	printf '[%d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*" >&2
 }
 
+# with_progress WHAT LOG MAKE...: a line about how far that is now and then; all it says is added to LOG
+with_progress()
+{
+	local what=$1 log=$2 count=0 line start=$SECONDS next=$((SECONDS + 10))
+	shift 2
+	while IFS= read -r line; do
+		[[ $line == "  "[A-Z]* ]] || continue
+		count=$((count + 1))
+		if [[ $SECONDS -ge $next ]]; then
+			say "$what: compiling, step $count, ${line##* }"
+			next=$((SECONDS + 10))
+		fi
+	done < <("$@" 2>&1 | tee -a "$log")
+	wait "$!" || return
+	say "$what: compiled, $count steps in $((SECONDS - start)) s"
+}
+
 # die [-STATUS] TEXT...: one line about what went wrong, and out
 die()
 {
