@@ -7,7 +7,6 @@
  */
 #include <kunit/test.h>
 #include <linux/bitfield.h>
-#include <linux/cred.h>
 #include <linux/highmem.h>
 #include <linux/sched/mm.h>
 #include <linux/sizes.h>
@@ -422,6 +421,7 @@ static struct kunit_suite index_suite = {
  * struct fold_case - pages of one content
  * @name: what is special about it
  * @limit: max_page_sharing
+ * @nr: how many pages they are
  * @mappings: how many each page has
  * @fold: those that are to be given up, a bit each
  * @collide: those that are not equal to the others, a bit each
@@ -429,41 +429,41 @@ static struct kunit_suite index_suite = {
 struct fold_case {
 	const char *name;
 	unsigned int limit;
+	unsigned int nr;
 	unsigned int mappings[NODES];
 	unsigned int fold;
 	unsigned int collide;
 };
 
 static const struct fold_case fold_cases[] = {
-	{ "one page", 256, { 10 }, 0b0 },
-	{ "two fit in one", 256, { 100, 50 }, 0b10 },
-	{ "the newer has more", 256, { 50, 100 }, 0b01 },
-	{ "together just as many as one may have", 150, { 100, 50 }, 0b10 },
-	{ "one too many", 149, { 100, 50 }, 0b00 },
-	{ "three fit in two", 128, { 100, 50, 10 }, 0b100 },
-	{ "three fit in one", 256, { 100, 50, 10 }, 0b110 },
-	{ "full ones stay", 4, { 4, 4, 1, 1, 1 }, 0b11000 },
-	{ "one without a mapping does not count", 256, { 100, 0, 50 }, 0b100 },
-	{ "one that collides is left alone", 256, { 100, 50, 200 }, 0b10, 0b100 },
-	{ "all but one collide", 256, { 100, 50, 200 }, 0, 0b110 },
+	{ "one page", 256, 1, { 10 }, 0b0 },
+	{ "two fit in one", 256, 2, { 100, 50 }, 0b10 },
+	{ "the newer has more", 256, 2, { 50, 100 }, 0b01 },
+	{ "together just as many as one may have", 150, 2, { 100, 50 }, 0b10 },
+	{ "one too many", 149, 2, { 100, 50 }, 0b00 },
+	{ "three fit in two", 128, 3, { 100, 50, 10 }, 0b100 },
+	{ "three fit in one", 256, 3, { 100, 50, 10 }, 0b110 },
+	{ "full ones stay", 4, 5, { 4, 4, 1, 1, 1 }, 0b11000 },
+	{ "one without a mapping does not count", 256, 3, { 100, 0, 50 }, 0b100 },
+	{ "one that collides is left alone", 256, 3, { 100, 50, 200 }, 0b10, 0b100 },
+	{ "all but one collide", 256, 3, { 100, 50, 200 }, 0, 0b110 },
 };
 
 static void fold_decides(struct kunit *test)
 {
 	const struct fold_case *fold = test->param_value;
-	struct ksm_stable_node *nodes[NODES] = {}, *into;
+	struct ksm_stable_node *nodes[NODES], *into;
 	unsigned int at;
 
 	ksm_knobs.max_page_sharing = fold->limit;
-	for (at = 0; at < NODES && (!at || fold->mappings[at] ||
-				    fold->mappings[min(at + 1, NODES - 1)]); at++) {
+	for (at = 0; at < fold->nr; at++) {
 		nodes[at] = file_node(test, at, some_fingerprint(1), 0,
 				      fold->mappings[at]);
 		nodes[at]->collides = fold->collide & BIT(at);
 	}
 	ksm_index_start_pass();
 	ksm_index_plan_folds();
-	for (at = 0; at < NODES && nodes[at]; at++) {
+	for (at = 0; at < fold->nr; at++) {
 		bool wanted = fold->fold & BIT(at);
 
 		KUNIT_EXPECT_EQ_MSG(test, ksm_folding(nodes[at]), wanted,
@@ -481,7 +481,7 @@ static void fold_decides(struct kunit *test)
 	}
 	/* No decision is for longer than a pass */
 	ksm_index_start_pass();
-	for (at = 0; at < NODES && nodes[at]; at++)
+	for (at = 0; at < fold->nr; at++)
 		KUNIT_EXPECT_FALSE(test, ksm_folding(nodes[at]));
 }
 
