@@ -62,7 +62,8 @@ static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
 		if (is_ksm_zero_pte(pte))
 			return true;
 		page = vm_normal_page(vma, addr, pte);
-		return page && PageKsm(page);
+		/* Nobody will ever read from a poisoned one again */
+		return page && PageKsm(page) && !PageHWPoison(page);
 	}
 	if (pte_none(pte))
 		return false;
@@ -71,11 +72,14 @@ static bool ksm_pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
 	       folio_test_ksm(pfn_swap_entry_folio(entry));
 }
 
-/* Is it clear what the fault would do that gives up a merged page? */
-static bool ksm_pte_is_simple(pte_t pte)
+/*
+ * Is it clear what the fault would do that gives up a merged page?  Not if NUMA
+ * balancing waits for one.
+ */
+static bool ksm_pte_is_simple(struct vm_area_struct *vma, pte_t pte)
 {
-	return pte_present(pte) && !pte_protnone(pte) &&
-	       !PageHWPoison(pte_page(pte));
+	return pte_present(pte) &&
+	       (!pte_protnone(pte) || !vma_is_accessible(vma));
 }
 
 /*
@@ -106,7 +110,7 @@ static int ksm_find_merged(pmd_t *pmdp, unsigned long addr, unsigned long end,
 		if (!ksm_pte_is_merged(walk->vma, addr, pte))
 			continue;
 		batch->next = addr;
-		batch->fault = !ksm_pte_is_simple(pte);
+		batch->fault = !ksm_pte_is_simple(walk->vma, pte);
 		if (batch->fault || batch->nr == KSM_BREAK_PAGES)
 			break;
 		batch->pages[batch->nr].addr = addr;
@@ -139,11 +143,23 @@ static bool ksm_has_policy(struct vm_area_struct *vma)
 
 /*
  * To do without the pages that come after the first is no reason to kill
- * anybody: giving up the first may make room for them.
+ * anybody: giving up the first may make room for them.  Nor is it if ksmd does
+ * this, whom nobody has asked and who comes again.
  */
 static gfp_t ksm_haste(unsigned int nr)
 {
-	return nr ? __GFP_NORETRY | __GFP_NOWARN : 0;
+	return nr || (current->flags & PF_KTHREAD) ?
+	       __GFP_NORETRY | __GFP_NOWARN : 0;
+}
+
+static int ksm_charge(struct folio *folio, struct mm_struct *mm,
+		      unsigned int nr)
+{
+	/* ksmd is held up by nobody's limit unless it is reached */
+	if ((current->flags & PF_KTHREAD) &&
+	    !mem_cgroup_charge(folio, mm, GFP_NOWAIT))
+		return 0;
+	return mem_cgroup_charge(folio, mm, GFP_KERNEL | ksm_haste(nr));
 }
 
 /* Pages for the first of the batch, at least for one if there is memory. */
@@ -153,8 +169,8 @@ static unsigned int ksm_alloc_pages(struct ksm_break *batch, struct page **own)
 	unsigned int i;
 
 	if (!ksm_has_policy(batch->vma))
-		return alloc_pages_bulk_array(GFP_HIGHUSER_MOVABLE, batch->nr,
-					      own);
+		return alloc_pages_bulk_array(GFP_HIGHUSER_MOVABLE |
+					      ksm_haste(0), batch->nr, own);
 	for (i = 0; i < batch->nr; i++) {
 		folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE | ksm_haste(i), 0,
 					batch->vma, batch->pages[i].addr,
@@ -178,8 +194,7 @@ static int ksm_alloc_batch(struct ksm_break *batch)
 
 	for (i = 0; i < nr; i++) {
 		folio = page_folio(own[i]);
-		if (mem_cgroup_charge(folio, batch->vma->vm_mm,
-				      GFP_KERNEL | ksm_haste(i)))
+		if (ksm_charge(folio, batch->vma->vm_mm, i))
 			break;
 		folio_throttle_swaprate(folio, GFP_KERNEL);
 		batch->pages[i].folio = folio;
@@ -405,7 +420,7 @@ int ksm_break(struct vm_area_struct *vma, unsigned long start,
 					FAULT_FLAG_REMOTE, NULL);
 		if (fault & VM_FAULT_OOM)
 			return -ENOMEM;
-		/* A poisoned page, say: nobody will ever read from it again */
+		/* A page that has been poisoned meanwhile, say */
 		if (fault & VM_FAULT_ERROR)
 			start += PAGE_SIZE;
 	}
