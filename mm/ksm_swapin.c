@@ -13,16 +13,21 @@
 static bool ksm_fits(struct folio *folio, struct vm_area_struct *area,
 		     unsigned long address)
 {
+	struct ksm_stable_node *node;
 	struct anon_vma *anon_vma;
 
 	/*
 	 * A KSM page fits where its rmap leads; but where merging has been
-	 * given up it is not wanted any more.
+	 * given up it is not wanted any more.  And whoever faults may have left
+	 * the page's domain while it was swapped out: only a scan tells.
 	 */
-	if (folio_test_ksm(folio))
-		return (area->vm_flags & VM_MERGEABLE) &&
+	if (folio_test_ksm(folio)) {
+		node = folio_stable_node(folio);
+		return node && !node->key.domain &&
+		       (area->vm_flags & VM_MERGEABLE) &&
 		       READ_ONCE(ksm_knobs.run) != KSM_UNMERGE &&
 		       ksm_rmap_finds(folio, area, address);
+	}
 	anon_vma = folio_anon_vma(folio);
 	if (!anon_vma)
 		return true;
