@@ -188,9 +188,11 @@ bool ksm_maps(struct folio *kfolio, struct vm_area_struct *vma,
 }
 
 /*
- * Records that ksm_mapping_needed() looks at.  It does so for each of the
- * areas that fork has made of one, and may hold up every fork of the family.
+ * Areas that ksm_mapping_needed() looks at, of those that fork has made of one,
+ * and records for all of them.  It may hold up every fork of the family, and
+ * whoever makes areas and records must not make ksmd do nothing else.
  */
+#define KSM_NEEDED_AREAS	4096
 #define KSM_NEEDED_LOOKS	65536
 
 /**
@@ -210,7 +212,7 @@ bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 			const struct vm_area_struct *except)
 {
 	struct anon_vma *anon_vma = mapping->anon_vma;
-	int looks = KSM_NEEDED_LOOKS;
+	int areas = KSM_NEEDED_AREAS, looks = KSM_NEEDED_LOOKS;
 	struct anon_vma_chain *avc;
 	bool needed = false;
 
@@ -222,9 +224,11 @@ bool ksm_mapping_needed(struct ksm_mapping *mapping, struct folio *kfolio,
 		struct vm_area_struct *vma = avc->vma;
 
 		cond_resched();
-		if (vma != except && ksm_maps(kfolio, vma,
-					      vma_address(vma, mapping->pgoff, 1)) &&
-		    !ksm_found_otherwise(mapping, vma, &looks)) {
+		if (--areas < 0 ||
+		    (vma != except &&
+		     ksm_maps(kfolio, vma,
+			      vma_address(vma, mapping->pgoff, 1)) &&
+		     !ksm_found_otherwise(mapping, vma, &looks))) {
 			needed = true;
 			break;
 		}
