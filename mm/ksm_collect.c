@@ -253,13 +253,11 @@ static void ksm_count_passed(struct ksm_batch *batch, unsigned int passed,
  * ksmd does where nobody writes, so it is apart from the rest, and short.
  */
 static noinline unsigned int ksm_pass_over(struct ksm_batch *batch,
-					   struct vm_area_struct *vma,
 					   pte_t *ptep, unsigned long addr,
 					   unsigned long end, u64 *word)
 {
 	unsigned int skipped = batch->skipped;
 	pte_t *start = ptep, *stop, pte;
-	struct page *page;
 
 	stop = ptep + min((end - addr) >> PAGE_SHIFT,
 			  (unsigned long)batch->limit - batch->scanned);
@@ -269,8 +267,9 @@ static noinline unsigned int ksm_pass_over(struct ksm_batch *batch,
 		if (!pte_present(pte) || pte_dirty(pte) ||
 		    !ksm_word_known(batch, *word))
 			break;
-		page = vm_normal_page(vma, addr, pte);
-		if (!page || !ksm_pass_page(batch, page, addr, word))
+		/* No area that takes part maps memory without a struct page */
+		if (pte_special(pte) ||
+		    !ksm_pass_page(batch, pte_page(pte), addr, word))
 			break;
 	}
 	ksm_count_passed(batch, ptep - start, skipped);
@@ -502,8 +501,7 @@ static int ksm_collect_stretch(struct ksm_batch *batch, pmd_t *pmdp,
 	     ptep += passed, addr += passed * PAGE_SIZE) {
 		passed = 0;
 		if (batch->watches && word)
-			passed = ksm_pass_over(batch, vma, ptep, addr, end,
-					       word);
+			passed = ksm_pass_over(batch, ptep, addr, end, word);
 		if (!passed) {
 			ksm_collect_pte(batch, vma, ptep_get(ptep), addr, word);
 			passed = 1;
