@@ -305,7 +305,7 @@ struct ksm_stable_node *ksm_new_node(const struct ksm_key *key)
  * ksm_put_node - drop a reference to a node
  * @node: not to be used by the caller any more
  *
- * Context: any.  Lookups under RCU may still see the node.
+ * Context: not a hard interrupt.  Lookups under RCU may still see the node.
  */
 void ksm_put_node(struct ksm_stable_node *node)
 {
@@ -329,7 +329,8 @@ void ksm_make_stable(struct folio *folio, struct ksm_stable_node *node)
 	VM_WARN_ON_FOLIO(!folio_test_locked(folio), folio);
 	VM_WARN_ON_FOLIO(folio_test_large(folio), folio);
 
-	WRITE_ONCE(folio->mapping, ksm_page_mapping(node));
+	/* Pairs with the dependency of those who look what page this is */
+	smp_store_release(&folio->mapping, ksm_page_mapping(node));
 	VM_WARN_ON_FOLIO(PageAnonExclusive(&folio->page), folio);
 	/* get_ksm_page() must not see the pfn without the mapping */
 	smp_store_release(&node->kpfn, folio_pfn(folio));
@@ -623,8 +624,6 @@ int ksm_set_run(unsigned int run)
 		return -EINTR;
 	if (ksm_knobs.run != run) {
 		WRITE_ONCE(ksm_knobs.run, run);
-		/* Who knows how long they would wait for their pass to end */
-		ksm_index_end_pass();
 		if (run == KSM_UNMERGE) {
 			ksm_abandon_pass();
 			set_current_oom_origin();
@@ -636,6 +635,7 @@ int ksm_set_run(unsigned int run)
 		} else if (run == KSM_UNMERGE) {
 			ksm_index_for_each(ksm_retire_unmapped, NULL);
 			ksm_reap(KSM_REAP_OLD);
+			ksm_free_reserve();
 			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
 		/* What ksmd would have looked at again, if it is to rest now */
@@ -690,6 +690,8 @@ static int __init ksm_init(void)
 	ksm_fingerprint_init();
 	ksm_record_init();
 	err = ksm_index_init();
+	if (!err)
+		err = ksm_candidates_init();
 	if (!err)
 		err = ksm_domain_init();
 	if (!err)

@@ -3,13 +3,15 @@
  * What the files of KSM share: the objects, who may change which field, and
  * the few functions one file offers another.
  *
- * Direction of calls: registry -> scan -> index, merge and unmerge -> records
- * -> stable nodes and rmap.  sysfs and the advisor stand outside and look in.
+ * Direction of calls: registry -> scan, collect and match -> index, candidates,
+ * merge and unmerge -> records -> stable nodes, domains and rmap.  From below
+ * come only kicks: ksm_wake() and ksm_reap_later().  sysfs stands outside.
  *
  * Locks, outermost first:
  *
- *	ksm_control_lock	read: scanning; write: run = 2 and the knobs
- *				that may only change while nothing is shared
+ *	ksm_control_lock	read: scanning; write: run, scan_threads and the
+ *				knobs that may only change while nothing is
+ *				shared
  *	  ksm_mm.lock		records of one mm.  Others, some at a time, are
  *				only ever tried, never waited for
  *	    mm->mmap_lock	one mm at a time
@@ -34,6 +36,7 @@
 #define __MM_KSM_INTERNAL_H
 
 #include <linux/bits.h>
+#include <linux/hash.h>
 #include <linux/ksm.h>
 #include <linux/list.h>
 #include <linux/llist.h>
@@ -218,6 +221,15 @@ struct ksm_key {
 	long nid;
 };
 
+/* The fingerprint is a keyed hash already: spread it and be done. */
+static inline u32 ksm_hash_key(const void *data, u32 len, u32 seed)
+{
+	const struct ksm_key *key = data;
+
+	return (u32)(key->fingerprint >> 32) ^ seed ^ (u32)key->nid ^
+	       hash_ptr(key->domain, 32);
+}
+
 /**
  * struct ksm_stable_node - stands for one KSM page
  * @kpfn: where the page is now; with KSM_PFN_GONE set, where it was before the
@@ -225,8 +237,9 @@ struct ksm_key {
  *	without a lock; see get_ksm_page()
  * @moves: how often migration has moved the page; written with @kpfn, so
  *	that a page which comes back to an old pfn is not mistaken for gone
- * @key: under which the index files the node, with a reference to the domain,
- *	which is set for good.  Index lock.
+ * @key: under which the index files the node, with a reference to the domain.
+ *	Set for good, but for the NUMA node, which is written under the index
+ *	lock.
  * @filed: the index finds the node.  Index lock.
  * @first: the index's table holds the node, and the others of its key stand
  *	behind it in @siblings.  Index lock.
@@ -459,16 +472,6 @@ int ksm_set_threads(unsigned int nr);
 /* ------------------------------- ksm_record.c: what is remembered */
 
 /**
- * enum ksm_reap - which mms that have exited are to be looked at
- * @KSM_REAP_NEW: those that have exited lately
- * @KSM_REAP_OLD: also those that had left what others needed
- */
-enum ksm_reap {
-	KSM_REAP_NEW,
-	KSM_REAP_OLD,
-};
-
-/**
  * ksm_word_mapping - the record of a merged page
  * @word: the page's
  *
@@ -491,6 +494,19 @@ bool ksm_remembers(struct ksm_mm *kmm, unsigned long start, unsigned long end);
 unsigned long ksm_forget(struct ksm_mm *kmm, unsigned long start,
 			 unsigned long end, enum ksm_drop drop,
 			 unsigned int *looks);
+
+/* ---------------------- ksm_reap.c: what mms leave that have exited */
+
+/**
+ * enum ksm_reap - which mms that have exited are to be looked at
+ * @KSM_REAP_NEW: those that have exited lately
+ * @KSM_REAP_OLD: also those that had left what others needed
+ */
+enum ksm_reap {
+	KSM_REAP_NEW,
+	KSM_REAP_OLD,
+};
+
 void ksm_reap(enum ksm_reap which);
 void ksm_reap_later(void);
 
@@ -513,7 +529,29 @@ static inline u64 ksm_fingerprint(struct page *page)
 	return ksm_fingerprint_ahead(page, page);
 }
 
-/* ---------------------------------------- ksm_index.c: equal content */
+/* ---------------------------------------- ksm_index.c: KSM pages of a content */
+
+/* What an object in an rhashtable costs: itself, and about two buckets. */
+#define KSM_HASHED_BYTES(object)	(sizeof(object) + 2 * sizeof(void *))
+
+int ksm_index_init(void);
+struct ksm_key ksm_make_key(u64 fingerprint, struct ksm_domain *domain,
+			    int nid);
+int ksm_index_add(struct ksm_stable_node *node, int nid);
+bool ksm_index_remove(struct ksm_stable_node *node);
+struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
+void ksm_index_turn(struct ksm_stable_node *node);
+struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node);
+void ksm_index_plan_folds(void);
+bool ksm_folding(const struct ksm_stable_node *node);
+void ksm_index_moved(struct ksm_stable_node *node);
+bool ksm_index_empty(void);
+int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
+		       void *arg);
+void ksm_index_roomy(struct ksm_stable_node *node);
+void ksm_index_start_pass(void);
+
+/* ------------------------ ksm_candidate.c: who may have an equal */
 
 /**
  * struct ksm_spot - a place that holds a page
@@ -529,32 +567,16 @@ struct ksm_spot {
 	int nid;
 };
 
-/* What an object in an rhashtable costs: itself, and about two buckets. */
-#define KSM_HASHED_BYTES(object)	(sizeof(object) + 2 * sizeof(void *))
-
-int ksm_index_init(void);
-struct ksm_key ksm_make_key(u64 fingerprint, struct ksm_domain *domain,
-			    int nid);
-int ksm_index_add(struct ksm_stable_node *node, int nid);
-bool ksm_index_remove(struct ksm_stable_node *node);
-struct ksm_stable_node *ksm_index_find(const struct ksm_key *key);
-struct ksm_stable_node *ksm_index_find_fold(struct ksm_stable_node *node);
-void ksm_index_plan_folds(void);
-bool ksm_folding(const struct ksm_stable_node *node);
-void ksm_index_moved(struct ksm_stable_node *node);
-bool ksm_index_empty(void);
-int ksm_index_for_each(int (*visit)(struct ksm_stable_node *node, void *arg),
-		       void *arg);
-void ksm_index_roomy(struct ksm_stable_node *node);
+int ksm_candidates_init(void);
 void ksm_seen_soon(u64 mark);
 bool ksm_seen(u64 mark);
 bool ksm_seen_twice(u64 mark);
 bool ksm_candidate_find(const struct ksm_key *key, struct ksm_spot *spot);
 void ksm_candidate_set(const struct ksm_key *key, const struct ksm_spot *spot);
 void ksm_candidate_drop(const struct ksm_key *key);
-void ksm_index_start_pass(void);
-void ksm_index_end_pass(void);
-void ksm_index_idle(void);
+void ksm_candidates_start_pass(unsigned long pages);
+void ksm_candidates_end_pass(void);
+void ksm_candidates_idle(void);
 
 /* ------------------------------------- ksm_merge.c, ksm_unmerge.c */
 
@@ -737,6 +759,7 @@ void ksm_forget_collisions(struct ksm_mm *kmm);
 
 struct folio *ksm_new_frame(int nid);
 void ksm_release_frame(struct folio *folio);
+void ksm_free_reserve(void);
 void ksm_free_frames(void);
 
 /* --------------------------- ksm_domain.c: who may share with whom */

@@ -273,7 +273,10 @@ static void ksm_match_fold(struct ksm_batch *batch, struct ksm_found *found)
 	struct ksm_stable_node *node;
 	struct ksm_job *job;
 
-	node = mapping ? ksm_index_find_fold(mapping->node) : NULL;
+	/* The mm may have gone to another domain since it was collected */
+	if (!mapping || mapping->node->key.domain != batch->kmm->domain)
+		return;
+	node = ksm_index_find_fold(mapping->node);
 	if (!node)
 		return;
 	job = ksm_add_job(batch, KSM_JOB_FOLD, &spot, &mapping->node->key);
@@ -377,6 +380,10 @@ static void ksm_match_again(struct ksm_batch *batch, struct ksm_found *found,
 			return;
 		break;
 	case -EBUSY:
+		/* Not all mms can be locked at once */
+		if (progress)
+			break;
+		fallthrough;
 	case -ESTALE:
 	case -EAGAIN:
 	case -EILSEQ:
@@ -417,8 +424,11 @@ static void ksm_run_jobs(struct ksm_batch *batch)
 			ksm_settle_share(job);
 		else if (!job->err)
 			progress = true;
-		if (job->err == -EILSEQ)
+		if (job->err == -EILSEQ) {
 			batch->kmm->collisions++;
+			if (job->node)
+				ksm_index_turn(job->node);
+		}
 		if (job->found)
 			job->found->err = job->err;
 	}

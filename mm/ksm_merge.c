@@ -5,8 +5,8 @@
  * To merge is to take a page away from a process that may be writing to it,
  * or have told a device to.  The order of things is what keeps its content:
  *
- *	lock the page that stays (it is a KSM page, nobody writes to it)
  *	try to lock the page that goes
+ *	try to lock the page that stays (a KSM page, nobody writes to it)
  *	write-protect it: clear the entry, look whether somebody has a
  *		reference that is not a mapping, put it back read-only, and
  *		flush the TLB before the page table lock is let go
@@ -54,10 +54,10 @@ static struct page *ksm_get_page_at(struct vm_area_struct *vma,
 	return page;
 }
 
-/* Are there references besides the mappings, the swap cache and ours? */
-static bool ksm_folio_busy(struct folio *folio)
+/* Are there references besides the mappings, the swap cache and @ours? */
+static bool ksm_folio_busy(struct folio *folio, int ours)
 {
-	int expected = folio_mapcount(folio) + 1;
+	int expected = folio_mapcount(folio) + ours;
 
 	if (folio_test_swapcache(folio))
 		expected += folio_nr_pages(folio);
@@ -107,7 +107,7 @@ bool ksm_look_again(struct ksm_spot *spot, u64 fingerprint)
 		spot->nid = page_to_nid(page);
 		if (!folio_test_lru(folio))
 			lru_add_drain();
-		good = !folio_test_ksm(folio) && !ksm_folio_busy(folio) &&
+		good = !folio_test_ksm(folio) && !ksm_folio_busy(folio, 1) &&
 		       ksm_fingerprint(page) == fingerprint;
 		folio_put(folio);
 	}
@@ -290,28 +290,36 @@ static bool ksm_job_due(struct ksm_job *job)
 }
 
 /*
- * Is the KSM page to be a copy?  Where not everybody may share with everybody it
- * is in any case: fork may have given the page to others, for whom it must stay
- * what it is.
+ * Is the KSM page to be a copy?  If fork has given the page, or a swap entry that
+ * leads to it, to others, it is in any case: they may belong to other domains, and
+ * fork gives it to a child before it keeps the parent from writing to it, by a
+ * flush of the TLB that comes last.
  */
-static bool ksm_relocates(const struct ksm_job *job)
+static bool ksm_copies(struct folio *folio)
 {
-	return READ_ONCE(ksm_knobs.relocate) || job->key.domain;
+	return READ_ONCE(ksm_knobs.relocate) || folio_mapcount(folio) > 1 ||
+	       folio_test_swapcache(folio);
 }
 
-/* Make the page that is to be the KSM page, unless it is to stay where it is. */
+/* A place for the copy.  Without relocate that comes to be needed now and then. */
 static int ksm_supply_frame(struct ksm_job *job)
 {
-	struct folio *kfolio;
+	struct folio *kfolio = ksm_new_frame(job->spot.nid);
 
-	if (!ksm_relocates(job))
-		return 0;
-	kfolio = ksm_new_frame(job->spot.nid);
 	if (!kfolio)
-		return -ENOMEM;
+		return READ_ONCE(ksm_knobs.relocate) ? -ENOMEM : 0;
 	job->kpage = &kfolio->page;
 	job->locked_kpage = true;
 	return 0;
+}
+
+/* Let the page go that was locked for a job. */
+static void ksm_put_kpage(struct ksm_job *job)
+{
+	unlock_page(job->kpage);
+	put_page(job->kpage);
+	job->kpage = NULL;
+	job->locked_kpage = false;
 }
 
 /* Allocate what a job needs, before there are locks. */
@@ -438,7 +446,7 @@ static int ksm_protect(struct ksm_group *group, struct ksm_job *job,
 	pte = ptep_get_and_clear(vma->vm_mm, job->spot.addr, ptep);
 	/* Pairs with the atomic operation by which GUP-fast takes a reference */
 	smp_mb();
-	if (ksm_folio_busy(folio) ||
+	if (ksm_folio_busy(folio, 1) ||
 	    (exclusive && folio_try_share_anon_rmap_pte(folio, &folio->page))) {
 		set_pte_at(vma->vm_mm, job->spot.addr, ptep, pte);
 		return -EAGAIN;
@@ -590,7 +598,7 @@ static int ksm_share_copy(struct ksm_group *group, struct ksm_job *job)
 	err = ksm_index_add(job->node, folio_nid(kfolio));
 	if (err)
 		return err;
-	__folio_mark_uptodate(kfolio);
+	folio_mark_uptodate(kfolio);
 	kfolio->index = linear_page_index(vma, job->spot.addr);
 	ksm_window(KSM_WINDOW_SHARE);
 	ksm_make_stable(kfolio, job->node);
@@ -602,41 +610,68 @@ static int ksm_share_copy(struct ksm_group *group, struct ksm_job *job)
 	return 0;
 }
 
+/* Is it still mapped where we have found it, and nowhere else? */
+static bool ksm_maps_alone(struct ksm_group *group, struct ksm_job *job)
+{
+	spinlock_t *ptl;	/* of the page table */
+	pte_t *start = ksm_lock_table(group, &ptl), *ptep;
+	bool alone;
+
+	if (!start)
+		return false;
+	ptep = ksm_job_pte(group, job, start);
+	alone = pte_same(ptep_get(ptep), job->pte) &&
+		folio_mapcount(job->folio) == 1;
+	pte_unmap_unlock(start, ptl);
+	return alone;
+}
+
 /*
- * Turn a page into a KSM page, that others may be merged into.
+ * Make a page the KSM page.  It is off the LRU: those who walk the rmap of an
+ * ordinary page without its lock find it there, and have a reference.
  *
  * The record goes by the anon_vma the page belongs to, which reaches all
- * processes that fork has shared it with, rather than by that of this area,
- * which may reach only some of them.
+ * processes that fork may come to share it with, rather than by that of this
+ * area, which may reach only some of them.
  */
-static int ksm_share(struct ksm_group *group, struct ksm_job *job)
+static int ksm_share_in_place(struct ksm_group *group, struct ksm_job *job)
 {
 	struct folio *folio = job->folio;
-	struct anon_vma *anon_vma;
+	struct anon_vma *anon_vma = folio_anon_vma(folio);
 	int err;
 
-	if (ksm_fingerprint(&folio->page) != job->key.fingerprint)
-		return -EAGAIN;
-	if (job->kpage)
-		return ksm_share_copy(group, job);
-	/*
-	 * Whoever has a reference may be about to walk the rmap without the
-	 * lock, as that of an ordinary page.
-	 */
-	if (ksm_folio_busy(folio))
+	if (!ksm_maps_alone(group, job) || ksm_folio_busy(folio, 2))
 		return -EAGAIN;
 	err = ksm_index_add(job->node, folio_nid(folio));
 	if (err)
 		return err;
-
-	anon_vma = folio_anon_vma(folio);
 	ksm_window(KSM_WINDOW_SHARE);
 	ksm_make_stable(folio, job->node);
-	folio_mark_accessed(folio);
 	/* Reclaim drops a clean page: this one is to be written out instead */
 	folio_mark_dirty(folio);
 	ksm_record(group, job, anon_vma);
 	return 0;
+}
+
+/* Make a page, or a copy of it, a KSM page that others may be merged into. */
+static int ksm_share(struct ksm_group *group, struct ksm_job *job)
+{
+	struct folio *folio = job->folio;
+	int err;
+
+	if (ksm_fingerprint(&folio->page) != job->key.fingerprint)
+		return -EAGAIN;
+	if (ksm_copies(folio))
+		return job->kpage ? ksm_share_copy(group, job) : -EAGAIN;
+	if (job->kpage)
+		ksm_put_kpage(job);
+	if (!folio_isolate_lru(folio))
+		return -EAGAIN;
+	err = ksm_share_in_place(group, job);
+	folio_putback_lru(folio);
+	if (!err)
+		folio_mark_accessed(folio);
+	return err;
 }
 
 /*
@@ -661,9 +696,13 @@ static void ksm_compare_all(struct ksm_group *group)
 {
 	struct ksm_job **job = NULL;
 
-	while ((job = ksm_next_job(group, job)))
+	while ((job = ksm_next_job(group, job))) {
+		/* Where caches go by virtual addresses, ours may be out of date */
+		flush_anon_page(group->vma, &(*job)->folio->page,
+				(*job)->spot.addr);
 		(*job)->err = (*job)->kind == KSM_JOB_SHARE ?
 			      ksm_share(group, *job) : ksm_compare(*job);
+	}
 }
 
 /* Note what has been merged. */
@@ -689,17 +728,28 @@ static void ksm_note(struct ksm_group *group, struct ksm_job *job)
 	}
 }
 
+/* Those who read traces know one error, and that no KSM page is a new one. */
 static void ksm_trace(struct ksm_job *job)
 {
 	unsigned long pfn = job->kpage ? page_to_pfn(job->kpage) :
 					 folio_pfn(job->folio);
 	struct mm_struct *mm = job->spot.kmm->mm;
+	int err = job->err ? -EFAULT : 0;
 
-	if (job->kind == KSM_JOB_ZERO)
-		trace_ksm_merge_one_page(pfn, job->word, mm, job->err);
-	else if (job->kind != KSM_JOB_FOLD)
+	switch (job->kind) {
+	case KSM_JOB_ZERO:
+		trace_ksm_merge_one_page(pfn, job->word, mm, err);
+		break;
+	case KSM_JOB_SHARE:
+		trace_ksm_merge_with_ksm_page(NULL, pfn, job->mapping, mm, err);
+		break;
+	case KSM_JOB_MERGE:
 		trace_ksm_merge_with_ksm_page(job->kpage, pfn, job->mapping,
-					      mm, job->err);
+					      mm, err);
+		break;
+	default:
+		break;
+	}
 }
 
 /*
@@ -738,8 +788,7 @@ static void ksm_let_go_all(struct ksm_group *group)
 
 		if (job->locked_kpage) {
 			ksm_let_go_copy(job);
-			unlock_page(job->kpage);
-			put_page(job->kpage);
+			ksm_put_kpage(job);
 		}
 	}
 }

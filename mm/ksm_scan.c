@@ -34,10 +34,11 @@ static void ksm_start_pass(void)
 	ksm_advisor_start_pass();
 	/* Pages that wait for their LRU list have a reference too many */
 	lru_add_drain_all();
+	ksm_pass_pages = ksm_expected_pages();
+	ksm_candidates_start_pass(ksm_pass_pages);
 	ksm_index_start_pass();
 	ksm_index_plan_folds();
 	ksm_cursor_start();
-	ksm_pass_pages = ksm_expected_pages();
 	ksm_in_pass = true;
 }
 
@@ -46,7 +47,7 @@ static void ksm_end_pass(void)
 {
 	ksm_in_pass = false;
 	ksm_advisor_end_pass();
-	ksm_index_end_pass();
+	ksm_candidates_end_pass();
 	ksm_reap(KSM_REAP_OLD);
 	if (time_after(jiffies, ksm_last_prune +
 		       msecs_to_jiffies(READ_ONCE(ksm_knobs.prune_millisecs)))) {
@@ -67,7 +68,7 @@ void ksm_abandon_pass(void)
 {
 	ksm_in_pass = false;
 	ksm_cursor_reset();
-	ksm_index_idle();
+	ksm_candidates_idle();
 }
 
 /* ------------------------------------------------------------------- the threads */
@@ -269,7 +270,7 @@ static void ksm_keep_on_node(struct task_struct *task, int nid)
 	free_cpumask_var(cpus);
 }
 
-/* ksm_control_lock held for write, as in the next two. */
+/* ksm_control_lock held for write, as in the next. */
 static int ksm_add_helper(void)
 {
 	unsigned int nr = ksm_knobs.scan_threads;
@@ -402,7 +403,8 @@ static int ksmd(void *arg)
 		if (!ksm_have_mm()) {
 			if (ksm_in_pass)
 				ksm_end_pass();
-			ksm_index_idle();
+			ksm_candidates_idle();
+			ksm_free_reserve();
 		}
 		up_read(&ksm_control_lock);
 

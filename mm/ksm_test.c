@@ -281,8 +281,9 @@ static int index_test_init(struct kunit *test)
 	had->dups = atomic_long_read(&ksm_counters.dups);
 	had->sharing = ksm_knobs.max_page_sharing;
 	had->across = ksm_knobs.merge_across_nodes;
-	/* There is a filter, of no use to anybody else */
 	ksm_index_start_pass();
+	/* There is a filter, of no use to anybody else */
+	ksm_candidates_start_pass(0);
 	had->metadata = metadata();
 	test->priv = had;
 	return 0;
@@ -307,7 +308,7 @@ static void index_test_exit(struct kunit *test)
 
 	for (at = 0; at < NODES; at++)
 		drop_node(test, at);
-	ksm_index_end_pass();
+	ksm_candidates_end_pass();
 	KUNIT_EXPECT_EQ(test, metadata(), had->metadata);
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&ksm_counters.chains),
 			had->chains);
@@ -315,7 +316,7 @@ static void index_test_exit(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, ksm_index_empty());
 	ksm_knobs.max_page_sharing = had->sharing;
 	ksm_knobs.merge_across_nodes = had->across;
-	ksm_index_idle();
+	ksm_candidates_idle();
 }
 
 /* A node that the index finds, with as many mappings. */
@@ -512,13 +513,13 @@ static void filter_remembers_two_passes(struct kunit *test)
 	unsigned int i, wrong = 0;
 
 	/* Twice in this pass, and once */
-	ksm_index_start_pass();
+	ksm_candidates_start_pass(0);
 	for (i = 0; i < nr; i++) {
 		ksm_seen(some_fingerprint(i));
 		if (i % 2)
 			ksm_seen(some_fingerprint(i));
 	}
-	ksm_index_start_pass();
+	ksm_candidates_start_pass(0);
 	for (i = 0; i < nr; i++) {
 		bool twice = ksm_seen_twice(some_fingerprint(i));
 
@@ -529,7 +530,7 @@ static void filter_remembers_two_passes(struct kunit *test)
 	}
 	/* It may err to this side, but not often */
 	KUNIT_EXPECT_LE(test, wrong, nr / 10);
-	ksm_index_start_pass();
+	ksm_candidates_start_pass(0);
 	for (i = 0, wrong = 0; i < nr; i++)
 		wrong += ksm_seen_twice(some_fingerprint(i));
 	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "remembered for too long");
@@ -558,7 +559,7 @@ static void candidates_last_a_pass(struct kunit *test)
 	ksm_candidate_drop(&key);
 	KUNIT_EXPECT_FALSE(test, ksm_candidate_find(&key, &found));
 	ksm_candidate_set(&key, &spot);
-	ksm_index_end_pass();
+	ksm_candidates_end_pass();
 	KUNIT_EXPECT_FALSE(test, ksm_candidate_find(&key, &found));
 	KUNIT_EXPECT_EQ_MSG(test, refcount_read(&kmm->refs), 1000,
 			    "references to the mm");
