@@ -42,3 +42,22 @@ die()
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 	exit "$status"
 }
+
+# lost_options WANTED CONFIG: the options of one file that have not come true in the other
+lost_options()
+{
+	local line
+	while IFS= read -r line; do
+		case $line in
+		CONFIG_*=n) ! grep -q "^${line%n}" "$2" || echo "$line" ;;
+		CONFIG_*) grep -qxF "$line" "$2" || echo "$line" ;;
+		esac
+	done <"$1"
+}
+
+# header NAME FIELD: what a test's source says of it after "/* FIELD:", one a line
+header()
+{
+	local source=$TOP/tools/testing/selftests/vm/$1.c
+	[[ ! -f $source ]] || sed -n "s|^/\* $2: *\(.*[^ ]\) *\*/.*|\1|p" "$source"
+}

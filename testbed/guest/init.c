@@ -155,8 +155,9 @@ static void build_root(void)
 	mkdir("/top/upper", 0755);
 	mkdir("/top/work", 0755);
 	if (type && !strcmp(type, "9p")) {
+		/* Buffers of that size, for each request, are to be had in memory that is in pieces, too */
 		if (mount("root", "/host", "9p", MS_RDONLY,
-			  "trans=virtio,version=9p2000.L,msize=512000,cache=loose"))
+			  "trans=virtio,version=9p2000.L,msize=32768,cache=loose"))
 			die("mount the host's root");
 	} else if (mount("none", "/host", "hostfs", MS_RDONLY, "/")) {
 		die("mount the host's root");
