@@ -10,21 +10,49 @@
 #define HELD		"/sys/kernel/debug/ksm/windows/get_held"
 #define LEFT		28672		/* pages; more than half of them are CMA's */
 
-/* CMA's memory is lent to movable pages when other memory becomes scarce. */
+struct cma {
+	unsigned long first, end;
+	long count;		/* pages that are lent out or free */
+};
+
+/* Leaves so little memory that CMA's is lent to movable pages. */
+static struct cma lent_out(void)
+{
+	struct cma cma;
+
+	if (access(CMA "alloc", W_OK))
+		ksm_skip("no CMA: boot with cma=64M");
+	cma.first = file_long(CMA "base_pfn");
+	cma.end = cma.first + file_long(CMA "count");
+	cma.count = file_long(CMA "count") - file_long(CMA "used");
+	leave_free(LEFT);
+	return cma;
+}
+
+static bool in_the_way(const struct cma *cma, unsigned long pfn)
+{
+	return pfn >= cma->first && pfn < cma->end;
+}
+
+/* All of it is wanted at once. */
+static void take_back(const struct cma *cma)
+{
+	CHECK_EQ(file_print(CMA "alloc", "%ld", cma->count), 0);
+}
+
+static void give_back(const struct cma *cma)
+{
+	CHECK_EQ(file_print(CMA "free", "%ld", cma->count), 0);
+}
+
 static void make_room(bool scanned)
 {
 	const size_t nr = 8192;
 	size_t asked = 0, moved = 0, left = 0;
-	unsigned long first, end, *at, *now;
-	long count;
+	struct cma cma = lent_out();
+	unsigned long *at, *now;
 	char *area;
 
-	if (access(CMA "alloc", W_OK))
-		ksm_skip("no CMA: boot with cma=64M");
-	first = file_long(CMA "base_pfn");
-	end = first + file_long(CMA "count");
-	count = file_long(CMA "count") - file_long(CMA "used");
-	leave_free(LEFT);
 	/* Pages that were merged where they are: some of them are in its way */
 	ksm_merge_in_place();
 	area = mergeable_area(nr, 1000, nr / 2);
@@ -40,16 +68,16 @@ static void make_room(bool scanned)
 		usleep(50000);
 	}
 	at = pfns(area, nr);
-	CHECK_EQ(file_print(CMA "alloc", "%ld", count), 0);
+	take_back(&cma);
 	now = pfns(area, nr);
-	CHECK_EQ(file_print(CMA "free", "%ld", count), 0);
+	give_back(&cma);
 	ksm_set("run", 0);
 	for (size_t i = 0; i < nr; i++) {
-		bool in_the_way = at[i] >= first && at[i] < end;
+		bool was = in_the_way(&cma, at[i]);
 
-		asked += in_the_way;
-		moved += in_the_way && now[i] && now[i] != at[i];
-		left += now[i] >= first && now[i] < end;
+		asked += was;
+		moved += was && now[i] && now[i] != at[i];
+		left += in_the_way(&cma, now[i]);
 	}
 	ksm_note("CMA: %zu of %zu mappings moved out of its way", moved, asked);
 	CHECK_GE(asked, nr / 20);
@@ -78,9 +106,37 @@ static void while_scanned(void)
 	make_room(true);
 }
 
+/*
+ * The frames that a merge has left are not free for a second or two, but they are
+ * in nobody's way.
+ */
+static void frames_just_left(void)
+{
+	const size_t nr = 8192;
+	struct cma cma = lent_out();
+	unsigned long *before;
+	size_t left = 0;
+	char *area;
+
+	area = map_pages(nr);
+	fill_area(area, nr, 1000, nr / 2);
+	before = pfns(area, nr);
+	for (size_t i = 0; i < nr; i++)
+		left += in_the_way(&cma, before[i]);
+	CHECK_GE(left, nr / 20);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_settle();
+	take_back(&cma);
+	give_back(&cma);
+	CHECK_EQ(count_ksm(area, nr), nr);
+	VERIFY(area, nr, 1000, nr / 2);
+	free(before);
+}
+
 static const struct ksm_test tests[] = {
 	{ "at_rest", at_rest },
 	{ "while_scanned", while_scanned },
+	{ "frames_just_left", frames_just_left },
 };
 
 int main(int argc, char **argv)

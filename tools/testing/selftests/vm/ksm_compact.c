@@ -92,7 +92,7 @@ static size_t count_moved(const char *area, size_t nr, const unsigned long *at)
  */
 static void on_order(void)
 {
-	const size_t nr = 6144, parts = 8;
+	const size_t nr = ksm_slow() > 1 ? 4096 : 6144, parts = 8;
 	char *area = map_pages(nr), *more, *hog[8];
 	size_t moved, size[8];
 	unsigned long *at;
@@ -129,7 +129,7 @@ static void on_order(void)
 /* Most of the memory, or what of it a slow kernel can be asked to go through. */
 static size_t most_pages(void)
 {
-	return ksm_slow() > 1 ? 12288 : 28672;
+	return ksm_slow() > 1 ? 8192 : 28672;
 }
 
 /* Over and over, with ksmd at it and somebody writing. */
@@ -186,6 +186,11 @@ static void for_huge_pages(void)
 		;
 	CHECK(!munmap(room, HUGE_SIZE));
 
+	/*
+	 * What khugepaged keeps free is more than is free now, and then memory
+	 * is reclaimed, of which none can be, before anybody compacts it.
+	 */
+	CHECK(!knob_override("/proc/sys/vm/min_free_kbytes", "8192"));
 	CHECK(!knob_override(defrag, "always"));
 	success = vm_event("compact_success");
 	ksm_set("run", 1);

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /* stock-fails: chosen_by_name by_process by_user by_cgroup by_user_namespace */
 /* stock-fails: uid_changes setuid_programs cgroup_changes */
-/* stock-fails: child_leaves shared_by_fork across_nodes listed not_for_everybody */
+/* stock-fails: child_leaves left_while_swapped no_room_to_leave */
+/* stock-fails: shared_by_fork across_nodes listed not_for_everybody */
 /* stock-fails: fresh_frames frames_are_kept */
 /*
  * Who may share pages with whom, and in which frames those pages live.
  */
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include "ksm_lib.h"
 
 #define NR		64UL
@@ -345,6 +348,132 @@ static void child_leaves(void)
 	VERIFY(twin, NR, 100, NR);
 }
 
+static void read_as_another(struct peer *me, void *area)
+{
+	peer_recv(me);
+	CHECK(!setresuid(1003, 1003, 1003));
+	peer_send(me, 0);
+	peer_recv(me);
+	VERIFY((char *)area, NR, 100, NR);
+	peer_send(me, 0);
+	peer_recv(me);
+}
+
+static size_t count_present(pid_t pid, const char *area)
+{
+	unsigned long *at = pfns_of(pid, area, NR);
+	size_t present = 0;
+
+	for (size_t i = 0; i < NR; i++)
+		present += !!at[i];
+	free(at);
+	return present;
+}
+
+/*
+ * Somebody holds the KSM pages, so that they stay in the swap cache, where who
+ * had them finds them again when he is somebody else.
+ */
+static void left_while_swapped(void)
+{
+	struct iovec held;
+	struct peer child;
+	int ends[2];
+	char *area;
+
+	memcg_enter();
+	set_domain("user");
+	area = mergeable_area(NR, 100, NR);
+	mergeable_area(NR, 100, NR);
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, NR), NR);
+	peer_start(&child, read_as_another, area);
+	ksm_settle();
+	CHECK_EQ(count_same(child.pid, area, getpid(), area, NR), NR);
+
+	CHECK(!pipe(ends));
+	CHECK_GE(fcntl(ends[1], F_SETPIPE_SZ, 2 * NR * PAGE_SIZE), 1);
+	held = (struct iovec){ area, NR * PAGE_SIZE };
+	CHECK_EQ(vmsplice(ends[1], &held, 1, 0), (long)(NR * PAGE_SIZE));
+	CHECK(BECOMES((memcg_reclaim("1M"), !count_present(getpid(), area) &&
+		       !count_present(child.pid, area)), 20));
+	VERIFY(area, NR, 100, NR);
+	peer_send(&child, 0);
+	peer_recv(&child);
+	ksm_scan(3);
+	peer_send(&child, 0);
+	peer_recv(&child);
+	CHECK_EQ(count_present(child.pid, area), NR);
+	CHECK_EQ(count_same(child.pid, area, getpid(), area, NR), 0);
+	close(ends[0]);
+	close(ends[1]);
+	peer_send(&child, 0);
+	peer_join(&child);
+	VERIFY(area, NR, 100, NR);
+}
+
+#define ROOMY	1024UL
+
+/* One who shares pages with himself, and his child, who is not to. */
+static void share_and_fork(struct peer *me, void *arg)
+{
+	int status;
+	char *area;
+	pid_t pid;
+
+	memcg_enter();
+	area = mergeable_area(ROOMY, 200, 8);
+	peer_send(me, (long)area);
+	peer_recv(me);
+	pid = fork();
+	if (!pid) {
+		/* What cannot be read is given up as the rest is */
+		mprotect(area, ROOMY / 2 * PAGE_SIZE, PROT_NONE);
+		pause();
+		_exit(0);
+	}
+	peer_send(me, pid);
+	peer_recv(me);
+	/* Nobody has been killed to make room */
+	CHECK_EQ(waitpid(pid, &status, WNOHANG), 0);
+	peer_send(me, 0);
+	peer_recv(me);
+	VERIFY(area, ROOMY, 200, 8);
+	kill(pid, SIGKILL);
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+}
+
+/* Without memory for pages of one's own one has to wait, and nobody is killed. */
+static void no_room_to_leave(void)
+{
+	struct peer parent;
+	char limit[32];
+	char *area;
+	pid_t pid;
+
+	set_domain("process");
+	peer_start(&parent, share_and_fork, NULL);
+	area = (char *)peer_recv(&parent);
+	ksm_settle();
+	CHECK_EQ(ksm_get("pages_sharing"), ROOMY - 8);
+	memcg_write("memory.swap.max", "0");
+	snprintf(limit, sizeof(limit), "%ld", memcg_get("memory.current") +
+		 ROOMY / 4 * (long)PAGE_SIZE);
+	CHECK_EQ(memcg_write("memory.max", limit), 0);
+	peer_send(&parent, 0);
+	pid = peer_recv(&parent);
+	ksm_scan(6);
+	CHECK_GE(count_same(pid, area, parent.pid, area, ROOMY), 1);
+	peer_send(&parent, 0);
+	peer_recv(&parent);
+
+	CHECK_EQ(memcg_write("memory.max", "max"), 0);
+	ksm_scan(3);
+	CHECK_EQ(count_same(pid, area, parent.pid, area, ROOMY), 0);
+	peer_send(&parent, 0);
+	peer_join(&parent);
+}
+
 static void keep_as_child(struct peer *me, void *area)
 {
 	/* Takes no part at all */
@@ -606,14 +735,63 @@ static void fresh_frames(void)
 	VERIFY(twin, NR, 100, NR);
 }
 
-static void anywhere(void)
+static void keep_until_told(struct peer *me, void *area)
+{
+	peer_send(me, 0);
+	peer_recv(me);
+	VERIFY((char *)area, NR, 100, NR);
+}
+
+/*
+ * What fork has given to another is not made a KSM page where it is: who knows
+ * whether the one who had it before cannot write to it any more.
+ */
+static void forked_frames(void)
+{
+	char *area, *twin = map_pages(NR);
+	unsigned long *before, *after;
+	struct peer child;
+
+	if (!ksm_has("relocate"))
+		ksm_skip("no relocate");
+	ksm_set("relocate", 0);
+	/* So that those of the area are the higher ones, which are preferred */
+	fill_area(twin, NR, 100, NR);
+	area = mergeable_area(NR, 100, NR);
+	before = pfns(area, NR);
+	peer_start(&child, keep_until_told, area);
+	peer_recv(&child);
+	CHECK_EQ(count_same(child.pid, area, getpid(), area, NR), NR);
+	CHECK(!madvise(twin, NR * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_settle();
+	CHECK_EQ(count_same(child.pid, area, getpid(), twin, NR), NR);
+	CHECK_EQ(count_same(getpid(), area, getpid(), twin, NR), NR);
+	after = pfns(area, NR);
+	for (size_t i = 0; i < NR; i++)
+		CHECK(!among(after[i], before, NR));
+	peer_send(&child, 0);
+	peer_join(&child);
+	VERIFY(area, NR, 100, NR);
+	VERIFY(twin, NR, 100, NR);
+}
+
+static bool on_cpu(pid_t pid, int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return !sched_setaffinity(pid, sizeof(one), &one);
+}
+
+static void anywhere(pid_t pid)
 {
 	cpu_set_t cpus;
 
 	CPU_ZERO(&cpus);
 	for (int i = 0; i < sysconf(_SC_NPROCESSORS_CONF); i++)
 		CPU_SET(i, &cpus);
-	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	CHECK(!sched_setaffinity(pid, sizeof(cpus), &cpus));
 }
 
 /*
@@ -635,16 +813,9 @@ static void frames_are_kept(void)
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, NR), NR);
 	fresh = map_pages(2 * NR);
-	for (int cpu = 0; cpu < 2; cpu++) {
-		cpu_set_t one;
-
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		if (sched_setaffinity(0, sizeof(one), &one))
-			break;
+	for (int cpu = 0; cpu < 2 && on_cpu(0, cpu); cpu++)
 		touch_pages(fresh + cpu * NR * PAGE_SIZE, NR);
-	}
-	anywhere();
+	anywhere(0);
 	after = pfns(fresh, 2 * NR);
 	for (size_t i = 0; i < 2 * NR; i++)
 		got += after[i] && among(after[i], before, NR);
@@ -652,6 +823,46 @@ static void frames_are_kept(void)
 	CHECK_GE(NR / 16, got);
 	/* They do come back in the end, and nobody is charged for them */
 	VERIFY(area, NR, 100, 1);
+}
+
+#define TRIALS	32UL
+#define FREED	64UL
+
+/*
+ * Nor is a KSM page in a frame that somebody has just freed in front of ksmd, who
+ * would then know, and choose, where it is.
+ */
+static void not_those_just_freed(void)
+{
+	char *others = mergeable_area(NR, 100, NR / 2), *area, *spare;
+	unsigned long *freed;
+	size_t chosen = 0;
+	pid_t ksmd = pid_of("ksmd");
+
+	ksm_settle();
+	ksm_set("smart_scan", 0);
+	area = map_pages(2 * TRIALS);
+	CHECK(!madvise(area, 2 * TRIALS * PAGE_SIZE, MADV_MERGEABLE));
+	CHECK(on_cpu(0, 0) && on_cpu(ksmd, 0));
+	for (size_t i = 0; i < TRIALS; i++) {
+		char *pair = area + 2 * i * PAGE_SIZE;
+
+		fill_area(pair, 2, 500 + i, 1);
+		ksm_one_pass();
+		spare = map_pages(FREED);
+		touch_pages(spare, FREED);
+		freed = pfns(spare, FREED);
+		CHECK(!munmap(spare, FREED * PAGE_SIZE));
+		ksm_one_pass();
+		CHECK_EQ(count_ksm(pair, 2), 2);
+		chosen += among(pfn(pair), freed, FREED);
+		free(freed);
+	}
+	anywhere(ksmd);
+	anywhere(0);
+	ksm_note("%zu of %lu frames had just been freed", chosen, TRIALS);
+	CHECK_GE(TRIALS / 4, chosen);
+	VERIFY(others, NR, 100, NR / 2);
 }
 
 static const struct ksm_test tests[] = {
@@ -664,12 +875,16 @@ static const struct ksm_test tests[] = {
 	{ "setuid_programs", setuid_programs },
 	{ "cgroup_changes", cgroup_changes },
 	{ "child_leaves", child_leaves },
+	{ "left_while_swapped", left_while_swapped },
+	{ "no_room_to_leave", no_room_to_leave },
 	{ "shared_by_fork", shared_by_fork },
 	{ "across_nodes", across_nodes },
 	{ "listed", listed },
 	{ "not_for_everybody", not_for_everybody },
 	{ "fresh_frames", fresh_frames },
+	{ "forked_frames", forked_frames },
 	{ "frames_are_kept", frames_are_kept },
+	{ "not_those_just_freed", not_those_just_freed },
 };
 
 int main(int argc, char **argv)

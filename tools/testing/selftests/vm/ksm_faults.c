@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 --swap 128M */
+/* vm: --nodes 2 --swap 256M */
 /*
  * Memory that is not to be had, in the midst of whatever KSM does: what was
  * asked for may fail, but no byte is wrong, nothing is left over, and afterwards
@@ -8,6 +8,7 @@
  * The kernel's fault injection is for those kernels only that were built with
  * it: the debug kernels.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include "ksm_lib.h"
@@ -152,15 +153,29 @@ static void inject(const char *kind, int percent)
 	CHECK(!knob_override(path, value));
 }
 
+#define ENOUGH	20	/* calls, however slow the kernel is */
+
+static long calls(void)
+{
+	long ops = 0;
+
+	for (int i = 0; i < WORKERS; i++)
+		ops += read_now(board->ops[i]);
+	return ops;
+}
+
 static void run_with(const char *kind, int percent)
 {
-	double end = ksm_now() + 6;
+	double end = ksm_now() + 6, latest = end + 20 * ksm_slow();
 	pid_t pid[WORKERS], ksmd = pid_of("ksmd");
-	long failed = 0, ops = 0;
 	int status, refused = 0;
+	long failed = 0;
 
 	inject(kind, percent);
+	board->stop = false;
 	for (int i = 0; i < WORKERS; i++) {
+		board->ops[i] = 0;
+		board->failed[i] = 0;
 		pid[i] = fork();
 		CHECK(pid[i] >= 0);
 		if (!pid[i])
@@ -168,7 +183,7 @@ static void run_with(const char *kind, int percent)
 	}
 	let_fail(ksmd, "1");
 	ksm_set("run", 1);
-	while (ksm_now() < end) {
+	while (ksm_now() < end || (calls() < ENOUGH && ksm_now() < latest)) {
 		usleep(100000 * ksm_slow());
 		/* Unmerging is asked for by one who may fail, too */
 		let_fail(getpid(), "1");
@@ -183,42 +198,52 @@ static void run_with(const char *kind, int percent)
 		CHECK(waitpid(pid[i], &status, 0) == pid[i]);
 		if (status)
 			FAIL("worker %d ended with status %#x", i, status);
-		ops += board->ops[i];
 		failed += board->failed[i];
 	}
 	ksm_note("%s at %d%%: %ld of %ld calls failed, run = 2 %d times", kind,
-		 percent, failed, ops, refused);
-	CHECK_GE(ops, 20);
+		 percent, failed, calls(), refused);
+	CHECK_GE(calls(), ENOUGH);
 }
 
-static void survive(const char *kind)
+/* Nothing is left, and merging is as good as ever. */
+static void all_is_well(long bytes)
 {
-	char path[64];
-	long bytes;
+	char *area;
 
-	snprintf(path, sizeof(path), DEBUG "%s/probability", kind);
-	if (access(path, W_OK) || access("/proc/self/make-it-fail", W_OK))
-		ksm_skip("no fault injection");
-	need_nodes(board->nodes, 2);
-	ksm_set("use_zero_pages", 1);
-	bytes = ksm_get("metadata_bytes");
-	run_with(kind, 1);
-	board->stop = false;
-	run_with(kind, 10);
-
-	/* All is well again, and nothing is left */
 	ksm_set("run", 2);
 	CHECK_EQ(ksm_get("pages_shared"), 0);
 	CHECK_EQ(ksm_get("pages_sharing"), 0);
 	CHECK_EQ(ksm_get("pages_unshared"), 0);
 	CHECK_EQ(ksm_get("pages_volatile"), 0);
 	WAIT_FOR(ksm_get("metadata_bytes") <= bytes);
-	char *area = mergeable_area(NR, 900, 4);
-
+	area = mergeable_area(NR, 900, 4);
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, NR), NR);
 	CHECK_EQ(ksm_get("pages_sharing"), NR - 4);
 	VERIFY(area, NR, 900, 4);
+}
+
+static void need_injection(const char *kind)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), DEBUG "%s/probability", kind);
+	if (access(path, W_OK) || access("/proc/self/make-it-fail", W_OK))
+		ksm_skip("no fault injection");
+}
+
+static void survive(const char *kind)
+{
+	long bytes;
+
+	need_injection(kind);
+	need_nodes(board->nodes, 2);
+	ksm_set("use_zero_pages", 1);
+	bytes = ksm_get("metadata_bytes");
+	run_with(kind, 1);
+	run_with(kind, 10);
+
+	all_is_well(bytes);
 }
 
 static void slab_fails(void)
@@ -236,10 +261,237 @@ static void usercopy_fails(void)
 	survive("fail_usercopy");
 }
 
+/* ---- one fault, in each place there is ---- */
+
+/*
+ * How many allocations, or accesses to user memory, are left until one fails; 0:
+ * it has, or none will.  The calls count, too.
+ */
+static void set_fail_nth(int fd, long nth)
+{
+	char text[24];
+	int len = snprintf(text, sizeof(text), "%ld", nth);
+
+	while (pwrite(fd, text, len, 0) != len)
+		;
+}
+
+static bool has_failed(int fd)
+{
+	char first;
+
+	return pread(fd, &first, 1, 0) == 1 && first == '0';
+}
+
+/* A child has what its parent had, and after run = 2 nothing of it is merged. */
+static void wait_and_look(const char *area, int *go)
+{
+	char byte;
+
+	close(go[1]);
+	if (read(go[0], &byte, 1))
+		_exit(3);
+	for (size_t i = 0; i < NR; i++)
+		if (!page_is(area + i * PAGE_SIZE, 700 + i % 8))
+			_exit(2);
+	_exit(count_ksm(area, NR) ? 1 : 0);
+}
+
+#define MOST_CHILDREN	1000
+
+/*
+ * pitfall 19: one allocation of a fork fails, each in its turn.  If there is a
+ * child even so, it takes part or not, but it has no part in what is given up.
+ */
+static void every_step_of_fork(void)
+{
+	int fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
+	static pid_t child[MOST_CHILDREN];
+	long nth = 0, children = 0, bytes;
+	int go[2], status;
+	bool injected;
+	char *area;
+	pid_t pid;
+
+	need_injection("failslab");
+	CHECK_GE(fail_nth, 0);
+	inject("failslab", 0);
+	inject("fail_page_alloc", 0);
+	area = mergeable_area(NR, 700, 8);
+	bytes = ksm_get("metadata_bytes");
+	ksm_settle();
+	CHECK(!pipe(go));
+	do {
+		set_fail_nth(fail_nth, ++nth);
+		pid = fork();
+		if (!pid)
+			wait_and_look(area, go);
+		injected = has_failed(fail_nth);
+		set_fail_nth(fail_nth, 0);
+		CHECK(pid > 0 || injected);
+		CHECK(children < MOST_CHILDREN);
+		if (pid > 0)
+			child[children++] = pid;
+	} while (injected);
+	ksm_note("%ld allocations, of which %ld are not needed for a child",
+		 nth - 1, children - 1);
+	CHECK_GE(nth, 20);
+	CHECK_EQ(count_ksm(area, NR), NR);
+	ksm_set("run", 2);
+	CHECK_EQ(count_ksm(area, NR), 0);
+	close(go[1]);
+	while (children--) {
+		CHECK(waitpid(child[children], &status, 0) == child[children]);
+		CHECK_EQ(status, 0);
+	}
+	close(go[0]);
+	VERIFY(area, NR, 700, 8);
+	CHECK(!munmap(area, NR * PAGE_SIZE));
+	all_is_well(bytes);
+}
+
+/* ---- no room ---- */
+
+#define ROOMY	1024UL		/* pages of a worker: together they are too many */
+
+static int said[WORKERS];	/* what the program says that a worker has become */
+
+/* Merged they have room enough, and until they do something about it. */
+static void work_without_room(int id, unsigned int random)
+{
+	char *pages[NR], *area;
+	int status[NR];
+	pid_t pid;
+
+	memcg_enter();
+	/* A part at a time, and time for ksmd, or it would be too much at once */
+	area = map_pages(ROOMY);
+	CHECK(!madvise(area, ROOMY * PAGE_SIZE, MADV_MERGEABLE));
+	for (size_t i = 0; i < ROOMY; i += NR) {
+		fill_area(area + i * PAGE_SIZE, NR, 1, 8);
+		usleep(100000 * ksm_slow());
+	}
+	board->ops[id]++;
+	switch (pick(&random, 6)) {
+	case 0:
+		fill_area(area, ROOMY, 50, ROOMY);
+		break;
+	case 1:
+		madvise(area, ROOMY * PAGE_SIZE, MADV_UNMERGEABLE);
+		break;
+	case 2:
+		pid = fork();
+		fill_area(area, ROOMY, 60, ROOMY);
+		if (!pid)
+			_exit(0);
+		waitpid(pid, NULL, 0);
+		break;
+	case 3:
+		for (size_t i = 0; i < NR; i++) {
+			pages[i] = area + i * PAGE_SIZE;
+			status[i] = board->nodes[pick(&random, 2)];
+		}
+		syscall(__NR_move_pages, 0, NR, pages, status, status,
+			KSM_MPOL_MF_MOVE_ALL);
+		madvise(area, ROOMY * PAGE_SIZE, MADV_PAGEOUT);
+		break;
+	case 4:
+		CHECK(!ftruncate(said[id], 0) && dup2(said[id], 2) == 2);
+		execl("/bin/true", "true", NULL);
+		break;
+	}
+	_exit(0);
+}
+
+/*
+ * It is killed, or comes to its end.  Or it has become a program whose libraries
+ * could not be loaded, and says that this was for want of memory.
+ */
+static bool ended_well(int id, int status)
+{
+	char text[256] = "";
+
+	if (!status || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+		return true;
+	if (pread(said[id], text, sizeof(text) - 1, 0) > 0)
+		ksm_note("worker %d: %.*s", id, (int)strcspn(text, "\n"), text);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 127 &&
+	       strstr(text, strerror(ENOMEM));
+}
+
+static pid_t start_without_room(int id, unsigned int random)
+{
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (!pid)
+		work_without_room(id, random);
+	return pid;
+}
+
+/*
+ * OOM kills and a full swap in the midst of merging, unmerging, fork, exec, exit
+ * and migration, in a control group that has room for little that is not merged.
+ */
+static void killed_in_the_middle(void)
+{
+	double end = ksm_now() + (ksm_slow() > 1 ? 40 : 10);
+	char *area = mergeable_area(NR, 800, 8);
+	unsigned int random = 1, turns = 0, refused = 0;
+	long bytes, killed = 0;
+	pid_t pid[WORKERS];
+	int status;
+
+	need_nodes(board->nodes, 2);
+	bytes = ksm_get("metadata_bytes");
+	ksm_set("pages_to_scan", 10000);
+	ksm_set("sleep_millisecs", 1);
+	ksm_set("smart_scan", 0);
+	ksm_set("run", 1);
+	for (int i = 0; i < WORKERS; i++) {
+		board->ops[i] = 0;
+		said[i] = memfd_create("said", 0);
+		CHECK(!fcntl(said[i], F_SETFL, O_APPEND));
+		pid[i] = start_without_room(i, random++);
+	}
+	WAIT_FOR(!memcg_write("memory.max", "7M"));
+	memcg_write("memory.swap.max", "1M");
+	while (ksm_now() < end) {
+		usleep(20000);
+		/* Whom it is done to has no room for it */
+		if (!(++turns % 32))
+			refused += !!ksm_write("run", "2", 1);
+		ksm_write("run", "1", 1);
+		for (int i = 0; i < WORKERS; i++) {
+			if (waitpid(pid[i], &status, WNOHANG) != pid[i])
+				continue;
+			if (WIFSIGNALED(status))
+				killed++;
+			if (!ended_well(i, status))
+				FAIL("worker %d ended with status %#x", i,
+				     status);
+			pid[i] = start_without_room(i, random++);
+		}
+	}
+	for (int i = 0; i < WORKERS; i++) {
+		kill(pid[i], SIGKILL);
+		CHECK(waitpid(pid[i], &status, 0) == pid[i]);
+	}
+	ksm_note("%ld killed in %ld turns, run = 2 refused %u times", killed,
+		 calls(), refused);
+	CHECK_GE(killed, 1);
+	CHECK_GE(calls(), 1);
+	VERIFY(area, NR, 800, 8);
+	CHECK(!munmap(area, NR * PAGE_SIZE));
+	all_is_well(bytes);
+}
+
 static const struct ksm_test tests[] = {
 	{ "slab_fails", slab_fails },
 	{ "pages_fail", pages_fail },
 	{ "usercopy_fails", usercopy_fails },
+	{ "every_step_of_fork", every_step_of_fork },
+	{ "killed_in_the_middle", killed_in_the_middle },
 };
 
 int main(int argc, char **argv)

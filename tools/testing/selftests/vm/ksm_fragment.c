@@ -72,12 +72,6 @@ static void fill_with_ksm_pages(size_t leave)
 	}
 	ksm_set("run", 0);
 	CHECK_EQ(ksm_get("pages_shared"), have);
-	/*
-	 * The frames that merging has left are kept for up to two seconds
-	 * (relocate), and compaction cannot move these: up to 256 of them, all
-	 * over so little memory, cost a dozen of its huge pages.
-	 */
-	sleep(3);
 }
 
 /* Ordinary pages, with as many holes at random between them. */

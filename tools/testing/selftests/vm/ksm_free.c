@@ -8,17 +8,6 @@
 
 #define NR	128
 
-static char *pair(uint64_t seed, char **second)
-{
-	char *first = mergeable_area(NR, seed, NR);
-
-	*second = mergeable_area(NR, seed, NR);
-	ksm_settle();
-	CHECK_EQ(count_ksm(first, NR), NR);
-	CHECK_EQ(count_ksm(*second, NR), NR);
-	return first;
-}
-
 /* Memory pressure may take what was given up, and nothing else. */
 static void check_after_pressure(char *freed, char *kept, uint64_t seed)
 {
@@ -27,16 +16,6 @@ static void check_after_pressure(char *freed, char *kept, uint64_t seed)
 	for (size_t i = 0; i < NR; i++)
 		CHECK(page_is(freed + i * PAGE_SIZE, seed + i) ||
 		      !read_byte(freed + i * PAGE_SIZE));
-}
-
-static void given_up_by_one(void)
-{
-	char *kept, *freed;
-
-	memcg_enter();
-	freed = pair(1000, &kept);
-	CHECK(!madvise(freed, NR * PAGE_SIZE, MADV_FREE));
-	check_after_pressure(freed, kept, 1000);
 }
 
 /*
@@ -51,7 +30,7 @@ static void joined_after_free(void)
 	char *kept, *freed;
 
 	memcg_enter();
-	freed = pair(2000, &kept);
+	freed = merged_pairs(NR, 2000, &kept);
 	fill_area(kept, NR, 7000, NR);
 	CHECK(!madvise(freed, NR * PAGE_SIZE, MADV_FREE));
 	fill_area(kept, NR, 2000, NR);
@@ -62,7 +41,6 @@ static void joined_after_free(void)
 }
 
 static const struct ksm_test tests[] = {
-	{ "given_up_by_one", given_up_by_one },
 	{ "joined_after_free", joined_after_free },
 };
 

@@ -7,6 +7,7 @@
  * KSM_STORM_SECONDS=N makes each last so long (10 on a debug kernel, else 3).
  */
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include "ksm_lib.h"
 
@@ -16,6 +17,7 @@
 
 #define NR	256UL
 #define ROOM	"/tmp/ksm_fuzz"
+#define FIGURES	ROOM "/figures"
 
 static int seconds(void)
 {
@@ -111,12 +113,13 @@ static bool has_stressor(const char *family)
 	return found;
 }
 
-static void run_family(const char *family)
+static void run_family(const char *family, char *place)
 {
 	char option[32], timeout[16];
 	char *const argv[] = {
 		"stress-ng", option, "2", "--timeout", timeout, "--quiet",
-		"--temp-path", ROOM, "--oomable", "--pathological", NULL
+		"--temp-path", place, "--oomable", "--pathological",
+		"--metrics-brief", "--yaml", FIGURES, NULL
 	};
 	int status;
 
@@ -124,7 +127,11 @@ static void run_family(const char *family)
 		ksm_skip("no stress-ng, or no %s in it", family);
 	snprintf(option, sizeof(option), "--%s", family);
 	snprintf(timeout, sizeof(timeout), "%d", seconds());
+	unlink(FIGURES);
 	status = fuzz(argv, 0, 3 * seconds() + 60 * ksm_slow());
+	if (!access(FIGURES, R_OK))
+		ksm_note("%ld operations in %d s",
+			 file_field(FIGURES, "      bogo-ops"), seconds());
 	if (!WIFEXITED(status))
 		FAIL("stress-ng ended with status %#x", status);
 	switch (WEXITSTATUS(status)) {
@@ -142,7 +149,8 @@ static void run_family(const char *family)
 	FAIL("stress-ng exits with %d", WEXITSTATUS(status));
 }
 
-#define STRESS(name, family)	static void name(void) { run_family(family); }
+#define STRESS(name, family)						\
+	static void name(void) { run_family(family, ROOM); }
 
 STRESS(stress_ksm, "ksm")
 STRESS(stress_madvise, "madvise")
@@ -152,10 +160,32 @@ STRESS(stress_vm, "vm")
 STRESS(stress_userfaultfd, "userfaultfd")
 STRESS(stress_migrate, "migrate")
 STRESS(stress_mlock, "mlock")
-STRESS(stress_swap, "swap")
 STRESS(stress_numa, "numa")
 STRESS(stress_bad_altstack, "bad-altstack")
 STRESS(stress_oom_pipe, "oom-pipe")
+
+/* Swap files are not to be had in memory itself, as the other files here are. */
+static void stress_swap(void)
+{
+	char disk[64], command[64];
+	long zram;
+
+	if (access("/usr/sbin/mke2fs", X_OK) ||
+	    access("/sys/class/zram-control/hot_add", R_OK))
+		ksm_skip("no mke2fs, or no zram");
+	zram = file_long("/sys/class/zram-control/hot_add");
+	snprintf(disk, sizeof(disk), "/sys/block/zram%ld/disksize", zram);
+	CHECK(!file_print(disk, "64M"));
+	mkdir(ROOM, 0777);
+	mkdir(ROOM "/disk", 0777);
+	snprintf(command, sizeof(command), "mke2fs -q /dev/zram%ld", zram);
+	CHECK(!system(command));
+	snprintf(disk, sizeof(disk), "/dev/zram%ld", zram);
+	if (mount(disk, ROOM "/disk", "ext2", 0, NULL))
+		ksm_skip("no ext2: errno %d", errno);
+	run_family("swap", ROOM "/disk");
+	CHECK(!umount(ROOM "/disk"));
+}
 
 /* Calls with arguments at random.  It may well bring itself to an end. */
 static void random_calls(void)

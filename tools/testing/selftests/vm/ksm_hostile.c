@@ -148,6 +148,34 @@ static void colliding_pages_stay_apart(void)
 	CHECK(!memcmp(area, twin, nr * PAGE_SIZE));
 }
 
+static char *colliding_area(size_t nr, size_t number)
+{
+	char *area = map_pages(nr);
+
+	for (size_t i = 0; i < nr; i++)
+		fill_colliding(area + i * PAGE_SIZE, 1, number);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	return area;
+}
+
+/* A page finds its like, though one that only looks like it was merged since. */
+static void found_behind_another(void)
+{
+	char *first, *other, *late;
+
+	ksm_set("smart_scan", 0);
+	first = colliding_area(2, 1);
+	ksm_settle();
+	other = colliding_area(2, 2);
+	ksm_settle();
+	CHECK_EQ(count_ksm(first, 2) + count_ksm(other, 2), 4);
+	late = colliding_area(1, 1);
+	ksm_settle();
+	CHECK_EQ(count_same(getpid(), late, getpid(), first, 1), 1);
+	CHECK_EQ(ksm_get("pages_sharing"), 3);
+	CHECK(!memcmp(late, first, PAGE_SIZE));
+}
+
 static void peer_collides(struct peer *me, void *arg)
 {
 	const size_t nr = 2048;
@@ -265,7 +293,7 @@ static void many_areas(void)
 	knob_override("/proc/sys/vm/max_map_count", "200000");
 	fill_area(area, nr, 1, nr);
 	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
-	together = pass_seconds(5, NULL, 0);
+	together = pass_seconds(12, NULL, 0);
 	CHECK(!madvise(area, 2 * nr * PAGE_SIZE, MADV_UNMERGEABLE));
 	CHECK(!munmap(area, 2 * nr * PAGE_SIZE));
 	area = map_pages(2 * nr);
@@ -275,7 +303,7 @@ static void many_areas(void)
 				PROT_NONE));
 		fill_page(area + 2 * i * PAGE_SIZE, i + 1);
 	}
-	apart = pass_seconds(5, NULL, 0);
+	apart = pass_seconds(12, NULL, 0);
 	ksm_note("a pass takes %.1f ms, in areas of their own %.1f ms",
 		 together * 1e3, apart * 1e3);
 	CHECK_GE(together * 30e6 + 50e3 * ksm_slow(), apart * 1e6);
@@ -357,6 +385,7 @@ static void many_processes(void)
 static const struct ksm_test tests[] = {
 	{ "collisions_cost_little", collisions_cost_little },
 	{ "colliding_pages_stay_apart", colliding_pages_stay_apart },
+	{ "found_behind_another", found_behind_another },
 	{ "others_are_merged", others_are_merged },
 	{ "churn_stops_nobody", churn_stops_nobody },
 	{ "many_areas", many_areas },

@@ -5,7 +5,9 @@
  * Memory that holds KSM pages is taken away, and comes back.
  */
 #include <dirent.h>
+#include <fcntl.h>
 #include <glob.h>
+#include <sys/uio.h>
 #include "ksm_lib.h"
 
 #define MEMORY		"/sys/devices/system/memory/"
@@ -31,7 +33,7 @@ static void interrupt(int sig)
  * The kernel tries for as long as it takes to empty a block, so that a page
  * which cannot be moved shows as EINTR.
  */
-static int set_state(long block, const char *state)
+static int try_state(long block, const char *state, int seconds)
 {
 	struct sigaction action = { .sa_handler = interrupt };
 	char path[128];
@@ -39,9 +41,16 @@ static int set_state(long block, const char *state)
 
 	sigaction(SIGALRM, &action, NULL);
 	snprintf(path, sizeof(path), MEMORY "memory%ld/state", block);
-	alarm(10 * ksm_slow());
+	alarm(seconds);
 	err = file_write(path, state, strlen(state));
 	alarm(0);
+	return err;
+}
+
+static int set_state(long block, const char *state)
+{
+	int err = try_state(block, state, 10 * ksm_slow());
+
 	if (err == -EINTR)
 		FAIL("memory%ld cannot be emptied", block);
 	return err;
@@ -113,15 +122,23 @@ static void need_blocks(void)
 		ksm_skip("no removable memory on node %d", node);
 }
 
-static size_t count_in_blocks(const char *area, size_t nr)
+static size_t count_in_block(const char *area, size_t nr, long block)
 {
 	unsigned long *at = pfns(area, nr), pages = block_pages();
 	size_t found = 0;
 
 	for (size_t i = 0; i < nr; i++)
-		for (int b = 0; b < nr_blocks; b++)
-			found += at[i] / pages == (unsigned long)blocks[b];
+		found += at[i] / pages == (unsigned long)block;
 	free(at);
+	return found;
+}
+
+static size_t count_in_blocks(const char *area, size_t nr)
+{
+	size_t found = 0;
+
+	for (int b = 0; b < nr_blocks; b++)
+		found += count_in_block(area, nr, blocks[b]);
 	return found;
 }
 
@@ -310,6 +327,50 @@ static void over_and_over(void)
 	peer_join(&peer);
 }
 
+/* A page that somebody holds is in the way, so that the others move for nothing. */
+static void fails_half_way(void)
+{
+	const size_t nr = 512, distinct = 128;
+	char *area, *held;
+	struct iovec page;
+	size_t before;
+	int ends[2];
+	long block;
+
+	need_blocks();
+	held = map_pages(1);
+	CHECK_EQ(bind_area(held, 1, node, 0), 0);
+	fill_page(held, 1);
+	page = (struct iovec){ held, PAGE_SIZE };
+	CHECK(!pipe(ends));
+	CHECK_EQ(vmsplice(ends[1], &page, 1, 0), (long)PAGE_SIZE);
+	block = pfn(held) / block_pages();
+
+	area = area_there(nr, 1500, distinct);
+	ksm_scan(4);
+	WAIT_FOR(count_ksm(area, nr) == nr);
+	before = count_in_block(area, nr, block);
+	for (int i = 0; i < 3; i++) {
+		CHECK_EQ(try_state(block, "offline", ksm_slow()), -EINTR);
+		CHECK(state_is(block, "online"));
+		VERIFY(area, nr, 1500, distinct);
+	}
+	ksm_note("%zu mappings were in the block, %zu are left", before,
+		 count_in_block(area, nr, block));
+	CHECK_GE(before, 1);
+	ksm_settle();
+	check_merged(area, nr, 1500, distinct);
+	CHECK_EQ(ksm_get("pages_shared"), distinct);
+	CHECK_EQ(ksm_get("pages_sharing"), nr - distinct);
+
+	close(ends[0]);
+	close(ends[1]);
+	CHECK(BECOMES(!set_state(block, "offline"), 20));
+	CHECK_EQ(count_in_block(area, nr, block), 0);
+	check_merged(area, nr, 1500, distinct);
+	CHECK_EQ(set_state(block, "online_movable"), 0);
+}
+
 /*
  * pitfall 4: the whole device, with its memory map.  It cannot be plugged in
  * again from inside, so this is the last test.
@@ -360,6 +421,7 @@ static const struct ksm_test tests[] = {
 	{ "ksmd_at_rest", ksmd_at_rest },
 	{ "nodes_left_behind", nodes_left_behind },
 	{ "over_and_over", over_and_over },
+	{ "fails_half_way", fails_half_way },
 	{ "device_ejected", device_ejected },
 };
 

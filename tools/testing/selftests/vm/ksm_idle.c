@@ -133,23 +133,25 @@ static void written_by_the_kernel(void)
 		CHECK(page_is(area + i * PAGE_SIZE, 6000 + i / 2));
 }
 
+static void write_after_free(char *area, uint64_t seed)
+{
+	ksm_scan(3);
+	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_FREE));
+	fill_area(area, NR, seed, NR);
+	ksm_scan(40);	/* as many as it takes until the note is taken */
+	ksm_set("run", 0);
+	memcg_swap_out(area, NR);
+	VERIFY(area, NR, seed, NR);
+}
+
 /*
  * pitfall 6: that the page was written to after MADV_FREE is noted in the entry
  * only, and reclaim drops it if ksmd takes the note away.
  */
 static void written_after_free(void)
 {
-	char *area;
-
 	memcg_enter();
-	area = mergeable_area(NR, 7000, NR);
-	ksm_scan(3);
-	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_FREE));
-	fill_area(area, NR, 8000, NR);
-	ksm_scan(12);	/* as many as it takes until the note is taken */
-	ksm_set("run", 0);
-	memcg_swap_out(area, NR);
-	VERIFY(area, NR, 8000, NR);
+	write_after_free(mergeable_area(NR, 7000, NR), 8000);
 }
 
 /* Written to all the time, and pushed out to swap, while ksmd looks. */
@@ -198,9 +200,8 @@ static void freed_and_reclaimed(void)
 
 struct writer {
 	char *area;
-	bool stop;
-	long laps;
-	long lost;
+	bool count, stop;
+	long laps, lost;
 };
 
 static long *counter(char *area, size_t page)
@@ -208,12 +209,17 @@ static long *counter(char *area, size_t page)
 	return (long *)(area + page * PAGE_SIZE + PAGE_SIZE / 2);
 }
 
-/* Counts in every page, and sees whether one has missed a step. */
+/*
+ * Counts in every page while it is to, and sees whether one misses a step.  In
+ * between it stays on its processor, which goes on taking the entries for dirty.
+ */
 static void *count_laps(void *arg)
 {
 	struct writer *w = arg;
 
-	for (; !__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE); w->laps++) {
+	while (!read_now(w->stop)) {
+		if (!read_now(w->count))
+			continue;
 		for (size_t i = 0; i < NR; i++) {
 			long *at = counter(w->area, i);
 
@@ -221,12 +227,12 @@ static void *count_laps(void *arg)
 				w->lost++;
 			__atomic_store_n(at, w->laps + 1, __ATOMIC_RELAXED);
 		}
-		/* Time enough to be taken for still, now and then */
-		usleep(w->laps % 8 * 5000);
+		w->laps++;
 	}
 	return NULL;
 }
 
+/* Pages have time to be taken for still, and count while they are taken away. */
 static void count_and_reclaim(char *area)
 {
 	long out = vm_event("pswpout"), swapped = 0;
@@ -237,15 +243,18 @@ static void count_and_reclaim(char *area)
 		*counter(area, i) = 0;
 	ksm_set("pages_to_scan", 10000);
 	ksm_set("sleep_millisecs", 0);
+	ksm_set("smart_scan", 0);
 	ksm_set("run", 1);
 	CHECK(!pthread_create(&thread, NULL, count_laps, &w));
 	/* The writer has them back before they could be counted in the area */
 	for (double end = ksm_now() + 4; ksm_now() < end || !swapped;
-	     usleep(10000)) {
+	     usleep(100000)) {
+		write_now(w.count, true);
 		memcg_reclaim("512K");
+		write_now(w.count, false);
 		swapped = vm_event("pswpout") - out;
 	}
-	__atomic_store_n(&w.stop, true, __ATOMIC_RELEASE);
+	write_now(w.stop, true);
 	CHECK(!pthread_join(thread, NULL));
 	ksm_note("%ld laps, %ld pages were swapped out", w.laps, swapped);
 	CHECK_EQ(w.lost, 0);
@@ -322,6 +331,13 @@ static void huge_written_in_time(void)
 			      50000 + (i == 300 ? 5 : i)));
 }
 
+/* pitfall 6: the same for the entry of a huge page. */
+static void huge_written_after_free(void)
+{
+	memcg_enter();
+	write_after_free(huge_area(NR / HUGE_PAGES, 70000), 80000);
+}
+
 /* The same as above; the huge page is split when it is first swapped out. */
 static void huge_written_while_reclaimed(void)
 {
@@ -341,6 +357,7 @@ static const struct ksm_test tests[] = {
 	{ "written_while_reclaimed", written_while_reclaimed },
 	{ "huge_not_read_again", huge_not_read_again },
 	{ "huge_written_in_time", huge_written_in_time },
+	{ "huge_written_after_free", huge_written_after_free },
 	{ "huge_written_while_reclaimed", huge_written_while_reclaimed },
 };
 

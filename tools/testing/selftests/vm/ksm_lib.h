@@ -133,6 +133,11 @@ void ksm_merge_in_place(void);	/* what is merged stays where one of it was */
 
 /* Write to some other knob; it gets its old value back after the test. */
 int knob_override(const char *path, const char *value);
+/*
+ * Put the system to sleep, as far as everybody is frozen; the kernel's test mode
+ * lets them go on at once.  Skips the test without that.
+ */
+void suspend_and_resume(void);
 
 int file_write(const char *path, const char *data, size_t len);
 __printf(2, 3) int file_print(const char *path, const char *fmt, ...);
@@ -180,7 +185,6 @@ char *merged_pairs(size_t nr, uint64_t seed, char **second);
 #define PM_SWAPPED		BIT_ULL(62)
 #define PM_PRESENT		BIT_ULL(63)
 
-uint64_t pagemap_of(pid_t pid, const void *addr);
 uint64_t pagemap_own(const void *addr);
 unsigned long pfn_of(pid_t pid, const void *addr);	/* 0: not present */
 unsigned long pfn(const void *addr);
@@ -206,7 +210,6 @@ long proc_merging(pid_t pid);
 /* Nodes with memory, numbered as they come; fewer ends in a skip. */
 int need_nodes(int *nodes, int nr);
 int node_of(const void *addr);
-void nodes_of(pid_t pid, char **pages, int *status, size_t nr);
 size_t count_on_node(char *area, size_t nr, int node);
 /*
  * move_pages(2) to one node; what the call returned, or -errno.  Status tells

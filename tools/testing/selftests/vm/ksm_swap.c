@@ -370,7 +370,7 @@ static void everything_at_once(void)
 static double time_out(uint64_t seed, bool split)
 {
 	/* On a slow kernel it is not about time */
-	const size_t pages = ksm_slow() > 1 ? 10 : 100, nr = pages * 200;
+	const size_t pages = ksm_slow() > 1 ? 3 : 100, nr = pages * 200;
 	char *area = mergeable_area(nr, seed, pages);
 	double took = 0;
 

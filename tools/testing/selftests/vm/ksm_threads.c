@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /*
  * Several threads that scan: how many there are, what they share, and what is
  * done to them and to those whose memory they scan meanwhile.
@@ -118,19 +118,28 @@ static void spread_over_nodes(void)
 
 /* ---- what they scan ---- */
 
+/* In two halves, of which every other process has the second one first. */
 struct content {
 	size_t nr, distinct;
 	uint64_t seed;
+	bool turned;
 };
 
 /* Says when it is ready, and looks at its pages whenever it is told. */
 static void hold_pages(struct peer *me, void *arg)
 {
 	const struct content *c = arg;
-	char *area = mergeable_area(c->nr, c->seed, c->distinct);
+	const size_t nr = c->nr / 2, distinct = c->distinct / 2;
+	char *area = map_pages(2 * nr), *half[2];
 
+	for (int i = 0; i < 2; i++) {
+		half[i] = area + (i ^ c->turned) * nr * PAGE_SIZE;
+		fill_area(half[i], nr, c->seed + i * distinct, distinct);
+	}
+	CHECK(!madvise(area, 2 * nr * PAGE_SIZE, MADV_MERGEABLE));
 	do {
-		VERIFY(area, c->nr, c->seed, c->distinct);
+		for (int i = 0; i < 2; i++)
+			VERIFY(half[i], nr, c->seed + i * distinct, distinct);
 		peer_send(me, 1);
 	} while (peer_recv(me));
 }
@@ -141,6 +150,7 @@ static void start_holders(struct peer *peers, int nr, const struct content *c,
 	for (int i = 0; i < nr; i++) {
 		struct content own = *c;
 
+		own.turned = i % 2;
 		if (!alike)
 			own.seed += i * c->nr;
 		peer_start(&peers[i], hold_pages, &own);
@@ -262,10 +272,14 @@ static void merge_all(int mms, size_t nr, size_t distinct)
 	end_holders(peers, mms);
 }
 
-/* Two threads want each other's pages all the time. */
+/*
+ * pitfall 27: two threads want each other's pages all the time, and each holds
+ * what the other wants.  Did they wait, they would wait for ever.
+ */
 static void merge_between_mms(void)
 {
-	merge_all(2, MMS * NR / 2, MMS * NR / 2);
+	for (double end = ksm_now() + 3; ksm_now() < end; ksm_set("run", 2))
+		merge_all(2, MMS * NR / 2, MMS * NR / 2);
 }
 
 static void merge_between_many(void)
@@ -436,19 +450,11 @@ static void exits_and_forks(void)
 static void frozen_for_suspend(void)
 {
 	struct peer peers[MMS];
-	double start;
 	long scans;
 
-	if (knob_override("/sys/power/pm_test", "freezer"))
-		ksm_skip("no /sys/power/pm_test");
-	CHECK(!knob_override("/sys/module/suspend/parameters/pm_test_delay",
-			     "0"));
-	CHECK(!knob_override("/sys/power/pm_freeze_timeout", "5000"));
 	start_scanning(peers);
 	for (int i = 0; i < 5; i++) {
-		start = ksm_now();
-		CHECK_EQ(file_print("/sys/power/state", "freeze"), 0);
-		ksm_note("asleep and awake again in %.2f s", ksm_now() - start);
+		suspend_and_resume();
 		scans = ksm_get("full_scans");
 		WAIT_FOR(ksm_get("full_scans") > scans);
 	}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /*
  * What ksmstat and ksm-run (tools/vm) make of it.  They are looked for beside
  * this program, then where commands are.

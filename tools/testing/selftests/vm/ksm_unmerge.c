@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 */
+/* vm: --nodes 2 --swap 256M */
 /*
  * Taking merged pages apart, many at a time: everybody gets a page of his own
  * with the same content, and everything that was noted about the address stays.
@@ -588,6 +588,8 @@ static void against_everybody(void)
 	fill_area(part[3], RACE_NR, STABLE, 4);
 	CHECK(!madvise(all, 4 * size, MADV_MERGEABLE));
 	ksm_set("pages_to_scan", 10000);
+	/* Between finding a page and giving it up, where there is such a knob */
+	knob_override("/sys/kernel/debug/ksm/windows/break", "200");
 	for (int i = 0; i < 4; i++)
 		CHECK(!pthread_create(&threads[i], NULL, others[i], part[i]));
 

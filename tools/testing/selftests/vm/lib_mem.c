@@ -159,7 +159,7 @@ static uint64_t read_entry(const char *path, unsigned long index)
 	return entry;
 }
 
-uint64_t pagemap_of(pid_t pid, const void *addr)
+static uint64_t pagemap_of(pid_t pid, const void *addr)
 {
 	char path[64];
 
@@ -407,7 +407,7 @@ int need_nodes(int *nodes, int nr)
 	return found;
 }
 
-void nodes_of(pid_t pid, char **pages, int *status, size_t nr)
+static void nodes_of(pid_t pid, char **pages, int *status, size_t nr)
 {
 	CHECK(!syscall(SYS_move_pages, pid, nr, pages, NULL, status, 0));
 }

@@ -338,6 +338,21 @@ int knob_override(const char *path, const char *value)
 	return file_write(path, value, strlen(value));
 }
 
+void suspend_and_resume(void)
+{
+	double start;
+
+	if (knob_override("/sys/power/pm_test", "freezer"))
+		ksm_skip("no /sys/power/pm_test");
+	CHECK(!knob_override("/sys/module/suspend/parameters/pm_test_delay",
+			     "0"));
+	/* Otherwise it would be half a minute until it gives up. */
+	CHECK(!knob_override("/sys/power/pm_freeze_timeout", "5000"));
+	start = ksm_now();
+	CHECK_EQ(file_print("/sys/power/state", "freeze"), 0);
+	ksm_note("asleep and awake again in %.2f s", ksm_now() - start);
+}
+
 static void undo_overrides(void)
 {
 	for (struct override *o = overrides;
