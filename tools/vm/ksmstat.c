@@ -387,7 +387,8 @@ static void print_system(const struct sample *last, const struct sample *s,
 		plain(scanned ? 100 * (s->unchanged - last->unchanged) /
 				scanned : NAN),
 		plain((s->migrated - last->migrated) * per),
-		plain(100 * (s->cpu - last->cpu) * per),
+		/* A helper that has gone takes its time with it */
+		plain(100 * fmax(0, s->cpu - last->cpu) * per),
 		plain(s->passes),
 		plain((s->skipped - last->skipped) * per),
 		plain(s->when),
