@@ -55,6 +55,15 @@ lost_options()
 	done <"$1"
 }
 
+# cross ARCH: what the names of its compiler and the like begin with, if it is not this machine's
+cross()
+{
+	case $1 in
+	arm64) echo aarch64-linux-gnu- ;;
+	i386) echo i686-linux-gnu- ;;
+	esac
+}
+
 # header NAME FIELD: what a test's source says of it after "/* FIELD:", one a line
 header()
 {

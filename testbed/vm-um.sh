@@ -30,7 +30,7 @@ boot()
 	export GLIBC_TUNABLES=glibc.pthread.rseq=0
 	parameters+=" testbed_root=hostfs testbed_ports=/dev/ttyS0,/dev/ttyS1,/dev/ttyS2"
 	# shellcheck disable=SC2086
-	exec taskset -c "$(one_cpu)" "$@" "$image" mem="$((mem >> 20))M" initrd="$BUILD/boot/initramfs" $parameters \
+	exec taskset -c "$(one_cpu)" "$@" "$image" mem="$((mem >> 20))M" initrd="$BUILD/boot/initramfs-$host" $parameters \
 		con=null con0=null,fd:2 console=tty0 ssl=null ssl0=null,fd:3 ssl1=null,fd:4 ssl2=null,fd:5 \
 		3>"$run/out" 4>"$run/err" 5>"$run/status" >"$log" 2>&1 </dev/null
 }

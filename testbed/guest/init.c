@@ -182,7 +182,7 @@ static void build_root(void)
 	symlink("/proc/self/fd/2", "/dev/stderr");
 }
 
-/* The others, if the command line had only one started (testbed/vm-x86_64.sh says why). */
+/* The others, if the command line had only one started (testbed/vm-qemu.sh says why). */
 static void start_processors(void)
 {
 	char path[64];

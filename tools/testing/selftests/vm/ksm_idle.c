@@ -17,12 +17,21 @@ static void rewrite_all(char *area, size_t nr)
 }
 
 /* stock: expected failure: there is no pages_unchanged */
+/* Only x86 has a dirty bit that ksmd makes something of. */
+static void need_dirty_bit(void)
+{
+	CHECK(ksm_has("pages_unchanged"));
+#if !defined(__x86_64__) && !defined(__i386__)
+	ksm_skip("every page is read in each pass on this architecture");
+#endif
+}
+
 static void not_read_again(void)
 {
 	char *area = mergeable_area(NR, 1000, NR);
 	long unchanged, scanned;
 
-	CHECK(ksm_has("pages_unchanged"));
+	need_dirty_bit();
 	ksm_scan(12);
 	ksm_set("run", 0);
 	unchanged = ksm_get("pages_unchanged");
@@ -54,7 +63,7 @@ static void backs_off(void)
 	char *area[64];
 	long unchanged;
 
-	CHECK(ksm_has("pages_unchanged"));
+	need_dirty_bit();
 	area[0] = map_pages(places * 64);
 	CHECK(!madvise(area[0], places * 64 * PAGE_SIZE, MADV_MERGEABLE));
 	for (size_t i = 0; i < places; i++) {
@@ -288,7 +297,7 @@ static void huge_not_read_again(void)
 	long unchanged, scanned;
 	char *area = huge_area(2, 40000);
 
-	CHECK(ksm_has("pages_unchanged"));
+	need_dirty_bit();
 	ksm_scan(12);
 	ksm_set("run", 0);
 	ksm_one_pass();

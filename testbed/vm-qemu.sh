@@ -7,11 +7,20 @@ accelerator()
 {
 	if [[ -n $icount ]]; then
 		echo -accel tcg,thread=single -cpu max -icount shift=0,sleep=off
-	elif [[ -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; then
+	elif [[ $arch != arm64 && -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; then
 		echo -accel kvm -cpu host
 	else
 		echo -accel tcg,thread=multi -cpu max
 	fi
+}
+
+# board: the program, and what machine it is to be
+board()
+{
+	case $arch in
+	arm64) echo qemu-system-aarch64 -M virt ;;
+	*) echo qemu-system-x86_64 -M q35 ;;
+	esac
 }
 
 # memory: each node's part, its share of the processors, and the DIMM that can be removed
@@ -55,19 +64,21 @@ port()
 
 boot()
 {
-	local options
+	local options ports console=ttyS0,115200
+	[[ $arch != arm64 ]] || console=ttyAMA0
 	# While the guest finds its PCI devices it has one processor, to which init adds the others: QEMU 7.2 crashes
 	# now and then when one of several moves a device's registers and another accesses some (a race of tcg_commit()
 	# with the TLB of the other: memory_region_dispatch_write() is called for a region that is gone).
 	[[ $cpus -eq 1 ]] || parameters+=" maxcpus=1"
-	parameters+=" console=ttyS0,115200 panic=-1 testbed_root=9p testbed_ports=out,err,status"
+	parameters+=" console=$console panic=-1 testbed_root=9p testbed_ports=out,err,status"
 	# The local timer is found unfit when instructions are the clock, after ten seconds of looking at it.
 	[[ -z $icount ]] || parameters+=" noapictimer"
 	[[ -z $hotplug ]] || parameters+=" movable_node memhp_default_state=online_movable"
-	read -r -d '' -a options < <(accelerator; memory; port out; port err; port status) || true
-	exec "$@" qemu-system-x86_64 -M q35 -nodefaults -no-user-config -display none -no-reboot \
+	read -r -d '' -a options < <(board; accelerator; memory) || true
+	read -r -d '' -a ports < <(port out; port err; port status) || true
+	exec "$@" "${options[@]}" -nodefaults -no-user-config -display none -no-reboot \
 		-smp "$cpus,sockets=$cpus,cores=1,threads=1" -serial "file:$log" \
-		-kernel "$image" -initrd "$BUILD/boot/initramfs" -append "$parameters" \
+		-kernel "$image" -initrd "$BUILD/boot/initramfs-$host" -append "$parameters" \
 		-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
-		-device virtio-serial "${options[@]}"
+		-device virtio-serial "${ports[@]}"
 }
