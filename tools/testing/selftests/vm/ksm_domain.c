@@ -652,6 +652,8 @@ static void look_around(pid_t other)
 	char path[128];
 
 	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
+		if (!ksm_has(knobs[i]))	/* without NUMA, say */
+			continue;
 		snprintf(path, sizeof(path), "/sys/kernel/mm/ksm/%s", knobs[i]);
 		cannot_open(path, O_WRONLY, EACCES);
 		CHECK_GE(ksm_read(knobs[i], path, sizeof(path)), 1);

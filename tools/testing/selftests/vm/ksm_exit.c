@@ -132,6 +132,7 @@ static void reaped_early(void)
 	}
 	ksm_note("%d processes, %d of them reaped", rounds, reaped);
 	CHECK_GE(rounds, 2);
+	CHECK_GE(reaped, 1);
 	check_survivor(area);
 }
 

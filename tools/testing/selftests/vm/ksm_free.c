@@ -11,7 +11,7 @@
 /* Memory pressure may take what was given up, and nothing else. */
 static void check_after_pressure(char *freed, char *kept, uint64_t seed)
 {
-	memcg_swap_out(kept, NR);
+	CHECK(memcg_swap_out(kept, NR));
 	VERIFY(kept, NR, seed, NR);
 	for (size_t i = 0; i < NR; i++)
 		CHECK(page_is(freed + i * PAGE_SIZE, seed + i) ||

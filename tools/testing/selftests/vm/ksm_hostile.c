@@ -312,11 +312,13 @@ static void many_areas(void)
 /* Nearly all that can be mapped, and nearly nothing in it. */
 static void sparse(void)
 {
-	const size_t huge = 1UL << 40, nr = 64;
+	const size_t huge = (size_t)(1ULL << 40), nr = 64;
 	double alone, with;
 	size_t mapped = 0;
 	char *area;
 
+	if (!huge)
+		ksm_skip("there are no such addresses");
 	area = mergeable_area(nr, 1, nr);
 	alone = pass_seconds(5, NULL, 0);
 	/* 1 TiB at a time, up to where addresses end */

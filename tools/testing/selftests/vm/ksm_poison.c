@@ -14,6 +14,7 @@
 #define MADV_HWPOISON		100
 #endif
 
+#define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
 #define NR	32
 
 static void make_sound(unsigned long pfn)
@@ -51,6 +52,8 @@ static void soft_offline(void)
 	struct peer peer;
 	char *area, *theirs;
 
+	if (access(SOFT_OFFLINE, W_OK))
+		ksm_skip("no " SOFT_OFFLINE);
 	peer_start(&peer, peer_sharing, (void *)100);
 	theirs = (char *)peer_recv(&peer);
 	area = mergeable_area(NR, 100, NR);
@@ -70,8 +73,7 @@ static void soft_offline(void)
 	for (size_t i = NR / 2; i < NR; i++) {
 		unsigned long from = pfn(area + i * PAGE_SIZE);
 
-		CHECK_EQ(file_print("/sys/devices/system/memory/soft_offline_page",
-				    "%#lx", from * PAGE_SIZE), 0);
+		CHECK_EQ(file_print(SOFT_OFFLINE, "%#lx", from * PAGE_SIZE), 0);
 		moved_all(area, peer.pid, theirs, i, from);
 	}
 	ksm_note("soft-offline: %d of %d moved, for all who map them", NR, NR);

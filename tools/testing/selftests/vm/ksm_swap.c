@@ -141,7 +141,7 @@ static void rewritten_after_free(void)
 	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
 	ksm_settle();
 	CHECK_EQ(count_ksm(area, NR), NR);
-	memcg_swap_out(area, NR);
+	CHECK(memcg_swap_out(area, NR));
 	VERIFY(area, NR, 800, DISTINCT);
 }
 
@@ -154,7 +154,7 @@ static void given_up_by_one(void)
 	memcg_enter();
 	area = merged_area(900);	/* DISTINCT is a quarter */
 	CHECK(!madvise(area, quarter * PAGE_SIZE, MADV_FREE));
-	memcg_swap_out(area + quarter * PAGE_SIZE, NR - quarter);
+	CHECK(memcg_swap_out(area + quarter * PAGE_SIZE, NR - quarter));
 	VERIFY(area + quarter * PAGE_SIZE, NR - quarter, 900, DISTINCT);
 	for (size_t i = 0; i < quarter; i++)
 		if (!page_is(area + i * PAGE_SIZE, 900 + i))

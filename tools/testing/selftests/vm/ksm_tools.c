@@ -194,6 +194,12 @@ static void processes(void)
 	CHECK(strstr(mine, "\"command\": \"ksm_tools\""));
 	done = run_well("ksmstat", "-p");
 	CHECK(strstr(done.out, "ksm_tools"));
+	/* Orders for a terminal, quotes, a letter of two bytes, and half of one */
+	CHECK(!prctl(PR_SET_NAME, "\033[7m\"\\\303\251\303"));
+	done = run_well("ksmstat", "-p --json");
+	CHECK(strstr(done.out, "\"\\u001b[7m\\\"\\\\\303\251\\ufffd\""));
+	done = run_well("ksmstat", "-p");
+	CHECK(strstr(done.out, "?[7m\"\\\303\251?"));
 	VERIFY(area, NR, 100, 4);
 }
 
@@ -239,7 +245,7 @@ static void domains(void)
 static void bad_options(void)
 {
 	static const char * const bad[] = {
-		"-x", "--nonsense", "-pn", "-p -d", "0", "-1", "abc", "1x",
+		"-x", "-xp", "--nonsense", "--json=1", "-pn", "-p -d", "0", "-1", "abc", "1x",
 		"nan", "inf", "''", "1 0", "1 1.5", "1 x", "1 2 3",
 	};
 
