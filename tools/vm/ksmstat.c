@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
+#include <locale.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -18,6 +19,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include <wchar.h>
+#include <wctype.h>
 
 #define KSM		"/sys/kernel/mm/ksm/"
 #define DOMAINS		"/sys/kernel/debug/ksm/domains"
@@ -139,10 +142,13 @@ static DIR *open_proc(void)
 	return proc;
 }
 
-/* Seconds of a processor that a thread without a name in brackets has had. */
-static double cpu_seconds(int pid)
+#define KTHREADD	2
+
+/* Seconds of a processor that a thread of the kernel has had; of others none. */
+static double kthread_seconds(int pid)
 {
 	double user, system;
+	int parent;
 	char path[64];
 	FILE *file;
 	int fields;
@@ -151,10 +157,10 @@ static double cpu_seconds(int pid)
 	file = fopen(path, "re");
 	if (!file)
 		return 0;
-	fields = fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lf %lf",
-			&user, &system);
+	fields = fscanf(file, "%*d (%*[^)]) %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lf %lf",
+			&parent, &user, &system);
 	fclose(file);
-	return fields == 2 ? (user + system) / sysconf(_SC_CLK_TCK) : 0;
+	return fields == 3 && parent == KTHREADD ? (user + system) / sysconf(_SC_CLK_TCK) : 0;
 }
 
 /* Of ksmd and its helpers, ksmd/1 and so on. */
@@ -169,7 +175,7 @@ static double ksmd_seconds(void)
 
 		if (comm_of(pid, comm, sizeof(comm)) &&
 		    (!strcmp(comm, "ksmd") || !strncmp(comm, "ksmd/", 5)))
-			seconds += cpu_seconds(pid);
+			seconds += kthread_seconds(pid);
 	}
 	closedir(proc);
 	return seconds;
@@ -221,20 +227,57 @@ static void print_head(const struct column *columns)
 	putchar('\n');
 }
 
+/*
+ * The next character of a process's name, which may hold anything, and end in the
+ * midst of one: its bytes, at least one, and 0xfffd for what is none.
+ */
+static size_t next_char(const char *string, wchar_t *c)
+{
+	mbstate_t state = { 0 };
+	size_t bytes = mbrtowc(c, string, MB_CUR_MAX, &state);
+
+	if (bytes && bytes <= MB_CUR_MAX)
+		return bytes;
+	*c = 0xfffd;
+	return 1;
+}
+
 static void print_string(const char *string)
 {
-	putchar('"');
-	for (; *string; string++) {
-		unsigned char byte = *string;
+	size_t bytes;
+	wchar_t c;
 
-		if (byte == '"' || byte == '\\')
-			printf("\\%c", byte);
-		else if (byte < ' ' || byte == 0x7f)
-			printf("\\u%04x", byte);
+	putchar('"');
+	for (; *string; string += bytes) {
+		bytes = next_char(string, &c);
+		if (c == '"' || c == '\\')
+			printf("\\%c", (char)c);
+		else if (c < ' ' || c == 0x7f || c == 0xfffd)
+			printf("\\u%04x", (unsigned int)c);
 		else
-			putchar(byte);
+			fwrite(string, 1, bytes, stdout);
 	}
 	putchar('"');
+}
+
+/* For a terminal, which must not take it for orders. */
+static const char *printable(const char *string)
+{
+	static char safe[256];
+	size_t bytes, at = 0;
+	wchar_t c;
+
+	for (; *string && at + MB_CUR_MAX < sizeof(safe); string += bytes) {
+		bytes = next_char(string, &c);
+		if (c != 0xfffd && iswprint(c)) {
+			memcpy(safe + at, string, bytes);
+			at += bytes;
+		} else {
+			safe[at++] = '?';
+		}
+	}
+	safe[at] = '\0';
+	return safe;
 }
 
 static void print_object(const struct column *columns, const struct cell *cells)
@@ -265,7 +308,7 @@ static void print_line(const struct column *columns, const struct cell *cells)
 		fputs(space, stdout);
 		space = " ";
 		if (cells->text)
-			printf("%*s", columns->width, cells->text);
+			printf("%*s", columns->width, printable(cells->text));
 		else if (isnan(cells->number))
 			printf("%*s", columns->width, "-");
 		else
@@ -650,6 +693,7 @@ int main(int argc, char **argv)
 	int option;
 
 	opterr = 0;
+	setlocale(LC_CTYPE, "C.UTF-8");
 	page_size = sysconf(_SC_PAGESIZE);
 	while ((option = getopt_long(argc, argv, "pndjh", options, NULL)) != -1) {
 		switch (option) {
@@ -669,6 +713,9 @@ int main(int argc, char **argv)
 			fputs(usage, stdout);
 			return 0;
 		default:
+			if (strncmp(argv[optind - 1], "--", 2))
+				die(2, "no such option: -%c (see --help)",
+				    optopt);
 			die(2, "no such option: %s (see --help)",
 			    argv[optind - 1]);
 		}
