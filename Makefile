@@ -5,8 +5,8 @@ Q := $(if $(V),,@)
 
 help:
 	@echo 'make run [KERNEL=stock]   boot it and show real programs share memory while their pages migrate'
-	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead; LONG=1 a long storm'
-	@echo 'make bench [SCENARIO=NAMES]  the speeds, against the stock kernel; FULL=1 adds the large sizes'
+	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead; LONG=1 adds the long ones'
+	@echo 'make bench [SCENARIO=NAMES]  the speeds, against the stock kernel; FULL=1 adds the large sizes, ROUNDS=N'
 	@echo 'make check                checkpatch, sparse, W=1, kernel-doc, a model, the configuration matrix'
 	@echo 'make build                the kernels that make run and make test boot'
 	@echo 'make series               patches with a cover letter, for git am, in build/series'
