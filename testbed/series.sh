@@ -30,13 +30,14 @@ stage_patch()
 		"Linux $(make -s -C "$tree" kernelversion):"$'\n'"$output"
 }
 
-# stage_series TREE STAGE: fills STAGE from our files and the patches, applied to what TREE has
+# stage_series TREE STAGE: fills STAGE from our files and the patches, applied to what TREE has; but
+# pages and pictures are for those who look at the repository
 stage_series()
 {
 	local tree=$1 stage=$2 folder patch
 	for folder in "${SERIES_FOLDERS[@]}"; do
 		[[ ! -d $TOP/$folder ]] ||
-			rsync -r --exclude='*.o' --exclude='*~' --exclude='.*' "$TOP/$folder" "$stage/"
+			rsync -r --exclude='*.o' --exclude='*~' --exclude='.*' --exclude='*.md' --exclude='*.svg' "$TOP/$folder" "$stage/"
 	done
 	for patch in "$TOP"/patches/*.patch; do
 		[[ ! -e $patch ]] || stage_patch "$tree" "$stage" "$patch"
