@@ -50,7 +50,7 @@ static void fill_with_ksm_pages(size_t leave)
 
 	ksm_set("pages_to_scan", 20000);
 	for (uint64_t seed = 1; free_pages() > leave + HUGE_PAGES;
-	     seed += 1UL << 32) {
+	     seed += 1ULL << 32) {
 		size_t nr = free_pages() - RESERVE / PAGE_SIZE;
 		unsigned int *order;
 		char *area;
