@@ -218,8 +218,9 @@ static void random_calls(void)
 
 	if (access("/usr/bin/trinity", X_OK))
 		ksm_skip("no trinity");
-	snprintf(command, sizeof(command), "while :; do trinity -q -l off -C 4 "
-		 "-g vm --disable-fds=sockets -N %d >>said; done", enough);
+	snprintf(command, sizeof(command),
+		 "while :; do trinity -q -l off -C 4 -g vm --disable-fds=sockets -N %d >>said; done",
+		 enough);
 	fuzz(argv, 65534, limit);
 	ksm_note("%ld calls in %.0f s", calls_made(), limit);
 	CHECK_GE(calls_made(), enough);
