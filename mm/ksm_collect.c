@@ -452,18 +452,17 @@ static void ksm_flush_stretch(struct ksm_batch *batch,
 			      struct ksm_found *found)
 {
 	struct ksm_found *end = batch->found + batch->nr, *at;
-	unsigned long first = 0, last = 0;
+	unsigned long from = ULONG_MAX, to = 0;
 
 	for (at = found; at < end; at++) {
 		if (!at->dirty)
 			continue;
-		if (!last)
-			first = at->addr;
-		last = at->addr;
+		from = min(from, at->addr);
+		to = at->addr + PAGE_SIZE;
 	}
-	if (!last)
+	if (!to)
 		return;
-	flush_tlb_range(vma, first, last + PAGE_SIZE);
+	flush_tlb_range(vma, from, to);
 	dec_tlb_flush_pending(vma->vm_mm);
 	for (at = found; at < end; at++)
 		if (at->locked)

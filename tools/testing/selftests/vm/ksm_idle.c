@@ -121,6 +121,27 @@ static void others_join(void)
 	VERIFY(more, NR, 4000, NR);
 }
 
+/* A page that is alone at the lowest address there is is let go of, too. */
+static void first_of_all(void)
+{
+	char *lowest, *other;
+
+	if (knob_override("/proc/sys/vm/mmap_min_addr", "0"))
+		ksm_skip("no mmap_min_addr");
+	lowest = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		      MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	CHECK(lowest != MAP_FAILED);
+	fill_page(lowest, 7000);
+	CHECK(!madvise(lowest, PAGE_SIZE, MADV_MERGEABLE));
+	ksm_scan(80);
+	ksm_set("run", 0);
+	other = mergeable_area(1, 7000, 1);
+	ksm_settle();
+	CHECK_EQ(count_ksm(lowest, 1), 1);
+	CHECK_EQ(count_ksm(other, 1), 1);
+	CHECK(page_is(lowest, 7000));
+}
+
 /* The kernel writes without a trace in the page table. */
 static void written_by_the_kernel(void)
 {
@@ -359,6 +380,7 @@ static const struct ksm_test tests[] = {
 	{ "backs_off", backs_off },
 	{ "written_in_time", written_in_time },
 	{ "others_join", others_join },
+	{ "first_of_all", first_of_all },
 	{ "written_by_the_kernel", written_by_the_kernel },
 	{ "written_after_free", written_after_free },
 	{ "written_and_reclaimed", written_and_reclaimed },
