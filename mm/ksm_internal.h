@@ -3,21 +3,28 @@
  * What the files of KSM share: the objects, who may change which field, and
  * the few functions one file offers another.
  *
- * Direction of calls: registry -> scan, collect and match -> index, candidates,
- * merge and unmerge -> records -> stable nodes, domains and rmap.  From below
- * come only kicks: ksm_wake() and ksm_reap_later().  sysfs stands outside.
+ * Direction of calls: scan -> collect, match and reap -> candidates, merge
+ * (-> frame) and unmerge -> records -> stable nodes with their index, rmap and
+ * domains.  All of them may ask the registry which mms there are, and what
+ * becomes of them; it calls ksm_break() when an area leaves.  From below come
+ * only kicks: ksm_wake() and ksm_reap_later().  sysfs stands outside, and so do
+ * ksm_set_run() and the like in ksm.c, which it calls.
  *
  * Locks, outermost first:
  *
  *	ksm_control_lock	read: scanning; write: run, scan_threads and the
  *				knobs that may only change while nothing is
  *				shared
+ *	  ksm_sweep_mutex	one sweep over all stable nodes at a time, in
+ *				the memory notifier without the one above
+ *	  advisor_lock		nothing is taken under it
  *	  ksm_mm.lock		records of one mm.  Others, some at a time, are
  *				only ever tried, never waited for
  *	    mm->mmap_lock	one mm at a time
  *	      folio lock	merging takes those of 32 pages and of the KSM
  *				pages they are merged into, all of them by
- *				trying only
+ *				trying only; frames that are to be KSM pages
+ *				are locked before mmap_lock: nobody has them
  *		anon_vma lock
  *		  page table lock
  *	ksm_mm_lock, index lock, candidate lock, ksm_stable_node.lock
@@ -362,16 +369,17 @@ struct ksm_chunk {
  * @scanners: how many threads are at it.  ksm_mm_lock.
  * @nid: NUMA node on which its pages were found lately; written under @lock,
  *	read without
+ * @sweep: the last sweep over all mms that has been here.  ksm_mm_lock.
+ * @lingers: the mm has exited, and left records that others need.  Of who has
+ *	taken it from the list of those that have.
  * @lock: guards the fields below and the mm's counters of KSM.  Taken before
  *	mmap_lock; whoever holds one may only try a second one.
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
  * @domain: with whom it may share, as of the last ksm_settle_domain(), with a
  *	reference; NULL if that is the whole system, or not known yet
- * @scan_addr: where scanning goes on
+ * @scan_addr: where scanning goes on; reset with ksm_control_lock for write
  * @collisions: how many of its pages were found lately by the fingerprint of
  *	others that they are not equal to
- * @sweep: the last sweep over all mms that has been here.  ksm_mm_lock.
- * @lingers: the mm has exited, and left records that others need
  * @metadata: bytes of @chunks and of the records they point to; written
  *	under @lock, read without
  */
@@ -384,13 +392,14 @@ struct ksm_mm {
 	unsigned int scanners;
 	int nid;
 
+	unsigned long sweep;
+	bool lingers;
+
 	struct mutex lock;	/* @chunks and all below */
 	struct xarray chunks;
 	struct ksm_domain *domain;
 	unsigned long scan_addr;
 	unsigned int collisions;
-	unsigned long sweep;
-	bool lingers;
 	long metadata;
 };
 
@@ -582,7 +591,7 @@ void ksm_candidates_idle(void);
 
 /* What is to become of a page. */
 enum ksm_job_kind {
-	KSM_JOB_SHARE,		/* it becomes a KSM page itself */
+	KSM_JOB_SHARE,		/* it, or a copy of it, becomes a KSM page */
 	KSM_JOB_MERGE,		/* a KSM page of its content is mapped instead */
 	KSM_JOB_ZERO,		/* the same with the kernel's zero page */
 	KSM_JOB_FOLD,		/* it is a KSM page: another is mapped instead */

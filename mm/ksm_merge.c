@@ -10,7 +10,8 @@
  *	write-protect it: clear the entry, look whether somebody has a
  *		reference that is not a mapping, put it back read-only, and
  *		flush the TLB before the page table lock is let go
- *	compare the bytes, which from here on cannot change
+ *	compare the bytes, which from here on cannot change; or, where there
+ *		is no KSM page yet, copy them into the frame that is to be one
  *	replace the entry if it is still the same
  *
  * Nothing else makes pages equal: not a fingerprint, nor an index.

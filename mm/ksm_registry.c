@@ -503,7 +503,8 @@ unsigned long ksm_expected_pages(void)
  * ksm_mm_dying - must the mm's page tables be left alone?
  * @mm: pinned by the caller
  *
- * Context: mmap_lock held, for an answer that lasts as long as the lock.
+ * Context: mmap_lock held.  While it is, the page tables of an mm that was not
+ * dying are not torn down, though their pages may be taken away meanwhile.
  * Return: true once its last user is gone or the OOM reaper is at work in it.
  */
 bool ksm_mm_dying(struct mm_struct *mm)

@@ -762,7 +762,6 @@ static struct kunit_suite advisor_suite = {
 
 /* ------------------------------------------------------------ knobs */
 
-#ifdef CONFIG_SYSFS
 /**
  * struct written - what is written to a knob, and what comes of it
  * @knob: its name
@@ -832,11 +831,8 @@ static struct kunit_suite knob_suite = {
 	.test_cases = knob_cases,
 };
 
-kunit_test_suite(knob_suite);
-#endif
-
 kunit_test_suites(&fingerprint_suite, &record_suite, &index_suite, &fold_suite,
-		  &candidate_suite, &domain_suite, &advisor_suite);
+		  &candidate_suite, &domain_suite, &advisor_suite, &knob_suite);
 
 MODULE_DESCRIPTION("KUnit tests of samepage merging");
 MODULE_LICENSE("GPL");
