@@ -121,7 +121,7 @@ static void others_join(void)
 	VERIFY(more, NR, 4000, NR);
 }
 
-/* A page that is alone at the lowest address there is is let go of, too. */
+/* A page that is alone, and at address 0, is let go of like any other. */
 static void first_of_all(void)
 {
 	char *lowest, *other;
