@@ -624,9 +624,7 @@ int ksm_set_run(unsigned int run)
 		return -EINTR;
 	if (ksm_knobs.run != run) {
 		WRITE_ONCE(ksm_knobs.run, run);
-		/* Who knows how long they would keep their mms otherwise */
-		if (run == KSM_STOP)
-			ksm_candidates_end_pass();
+		/* A pass, and its candidates, outlive a stop: they go on later */
 		if (run == KSM_UNMERGE) {
 			ksm_abandon_pass();
 			set_current_oom_origin();
