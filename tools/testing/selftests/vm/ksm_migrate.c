@@ -100,14 +100,17 @@ static void sharers_follow(void)
 static void found_where_it_is(void)
 {
 	struct group g[GROUPS];
+	long elsewhere = 0;
 	char *more;
 
 	need_nodes(nodes, 2);
 	make_groups(g, 2000);
 	move_groups(g, nodes[1]);
 	move_groups(g, nodes[0]);
+	/* Some may have come back to where they were */
 	for (size_t i = 0; i < GROUPS; i++)
-		CHECK(g[i].before != pfn(g[i].area));
+		elsewhere += g[i].before != pfn(g[i].area);
+	CHECK_GE(elsewhere, 1);
 	more = mergeable_area(GROUPS, 2000, GROUPS);
 	ksm_settle();
 	for (size_t i = 0; i < GROUPS; i++) {
