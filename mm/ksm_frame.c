@@ -45,18 +45,6 @@ static unsigned int ksm_period;
 
 #define ksm_reserve	ksm_kept[2]
 
-/*
- * A frame that was found to be bad meanwhile does not go to the page allocator,
- * which would clear its mapping: hotremove would try for ever to isolate it.
- */
-static void ksm_free_frame(struct folio *folio)
-{
-	folio_lock(folio);
-	folio->mapping = NULL;
-	folio_unlock(folio);
-	folio_put(folio);
-}
-
 static void ksm_free_kept(struct folio **kept)
 {
 	struct folio *folio;
@@ -65,7 +53,7 @@ static void ksm_free_kept(struct folio **kept)
 	for (i = 0; i < KSM_KEPT_FRAMES; i++) {
 		folio = xchg(&kept[i], NULL);
 		if (folio)
-			ksm_free_frame(folio);
+			folio_put(folio);
 	}
 }
 
@@ -94,7 +82,7 @@ static void ksm_frames_expire(struct work_struct *work)
 /**
  * ksm_free_reserve - give back the frames that KSM pages were to live in
  *
- * Context: may sleep.
+ * Context: any.
  */
 void ksm_free_reserve(void)
 {
@@ -106,7 +94,7 @@ void ksm_free_reserve(void)
  *
  * For memory hotremove, which would take the memory map of a bad one away.
  *
- * Context: may sleep.
+ * Context: any.
  */
 void ksm_free_frames(void)
 {
@@ -210,7 +198,7 @@ static struct folio *ksm_put_in_reserve(struct folio *folio, int nid)
 	back = ksm_isolated(folio) && cmpxchg(slot, folio, NULL) == folio;
 	rcu_read_unlock();
 	if (back)
-		ksm_free_frame(folio);
+		folio_put(folio);
 	return other;
 }
 
@@ -343,6 +331,6 @@ void ksm_release_frame(struct folio *folio)
 	}
 	pushed_out = ksm_keep(folio);
 	if (pushed_out)
-		ksm_free_frame(pushed_out);
+		folio_put(pushed_out);
 	queue_delayed_work(system_unbound_wq, &ksm_frames_work, KSM_KEPT_TIME);
 }
