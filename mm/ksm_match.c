@@ -119,8 +119,9 @@ static void ksm_unlock_others(struct ksm_batch *batch)
  * Make one of the two, or a copy of it, a KSM page, and map it in the place of the
  * other too.
  *
- * That the page higher in memory stays, if it is not copied, is what compaction would make of it:
- * it moves pages to the end of a zone, to empty the page blocks before.
+ * That the page higher in memory stays, if it is not copied, is what compaction
+ * would make of it: it moves pages to the end of a zone, to empty the page blocks
+ * before.
  */
 static void ksm_add_pair(struct ksm_batch *batch, struct ksm_found *found,
 			 const struct ksm_spot *ours,
