@@ -250,12 +250,12 @@ static char **read_job(void)
 
 static pid_t start(char **job, const int out[2], const int err[2])
 {
-	static char *environment[] = {
+	static char *const environment[] = {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", "LANG=C.UTF-8", "TERM=dumb",
-		NULL, NULL
+		NULL
 	};
-	const size_t last = sizeof(environment) / sizeof(*environment) - 2;
+	const char *root = getenv("testbed_root");
 	pid_t pid = fork();
 
 	if (pid)
@@ -266,10 +266,10 @@ static pid_t start(char **job, const int out[2], const int err[2])
 	dup2(err[1], 2);
 	if (chdir(job[0]))
 		fprintf(stderr, "testbed: in the guest: cd %s: %s\n", job[0], strerror(errno));
+	environ = (char **)environment;
 	/* Some hosts of User Mode Linux cannot do without; some static programs of i386 crash with it. */
-	if (!strcmp(getenv("testbed_root"), "hostfs"))
-		environment[last] = "GLIBC_TUNABLES=glibc.pthread.rseq=0";
-	environ = environment;
+	if (root && !strcmp(root, "hostfs"))
+		setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=0", 1);
 	execvp(job[1], job + 1);
 	fprintf(stderr, "testbed: in the guest: %s: %s\n", job[1], strerror(errno));
 	_exit(errno == ENOENT ? 127 : 126);
