@@ -251,6 +251,7 @@ static void bad_options(void)
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		check_refused("ksmstat", bad[i], 2);
+	CHECK(strstr(run("ksmstat", "-xp").err, "option: -x "));
 	check_refused("ksm-run", "", 2);
 	check_refused("ksm-run", "-x", 2);
 	check_refused("ksm-run", "/no/such/program", 127);
