@@ -366,6 +366,21 @@ static void ksm_settle_share(struct ksm_job *share)
 		ksm_break_spot(&share->spot, 1);
 }
 
+/*
+ * Is a page what it was found as, and in nobody's hands any more?  It may have
+ * been moved since.
+ */
+static bool ksm_find_again(struct ksm_batch *batch, struct ksm_found *found)
+{
+	struct ksm_spot spot = ksm_spot_of(batch, found);
+
+	if (!ksm_look_again(&spot, found->fingerprint))
+		return false;
+	found->pfn = spot.pfn;
+	found->nid = spot.nid;
+	return true;
+}
+
 /* How often to try again what did not work for other reasons than room. */
 #define KSM_MATCH_TRIES		3
 
@@ -400,9 +415,9 @@ static void ksm_match_again(struct ksm_batch *batch, struct ksm_found *found,
 		return;
 	if (found->kind == KSM_FOUND_FOLD)
 		ksm_match_fold(batch, found);
-	else if (err == -EAGAIN || err == -EILSEQ || err == -EHWPOISON)
+	else if (err == -EILSEQ || err == -EHWPOISON)
 		ksm_match_candidate(batch, found);
-	else
+	else if (err != -EAGAIN || ksm_find_again(batch, found))
 		ksm_match(batch, found);
 }
 
