@@ -63,6 +63,17 @@ static size_t count_pairs(const char *area, size_t nr)
 	return pairs;
 }
 
+/*
+ * As long as ksmd runs.  What it could not lock, for it was being moved, may have
+ * come to be another KSM page of the same content, until it folds the two.
+ */
+static void wait_for_pairs(const char *area, size_t nr)
+{
+	WAIT_FOR(count_ksm(area, nr) == nr && count_pairs(area, nr) == nr / 2);
+	WAIT_FOR(ksm_get("pages_shared") == (long)nr / 2 &&
+		 ksm_get("pages_sharing") == (long)nr / 2);
+}
+
 static void check_scattered(const char *area, size_t nr, uint64_t seed)
 {
 	for (size_t i = 0; i < nr; i++)
@@ -157,7 +168,7 @@ static void under_a_running_ksmd(void)
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 4)
 		ksm_skip("no compaction");
 	CHECK(!status);
-	WAIT_FOR(count_ksm(area, nr) == nr);
+	wait_for_pairs(area, nr);
 	ksm_set("run", 0);
 	check_scattered(area, nr, 10000);
 }
