@@ -389,6 +389,25 @@ static void every_step_of_fork(void)
 
 #define ROOMY	1024UL		/* pages of a worker: together they are too many */
 
+/* A part at a time, and until that is merged no more: it would be too much at once. */
+static char *roomy_area(void)
+{
+	char *area = map_pages(ROOMY);
+
+	CHECK(!madvise(area, ROOMY * PAGE_SIZE, MADV_MERGEABLE));
+	for (char *part = area; part < area + ROOMY * PAGE_SIZE;
+	     part += NR * PAGE_SIZE) {
+		fill_area(part, NR, 1, 8);
+		while (count_ksm(part, NR) < NR) {
+			usleep(10000 * ksm_slow());
+			/* What is swapped out is not merged */
+			for (size_t i = 0; i < NR; i++)
+				read_now(part[i * PAGE_SIZE]);
+		}
+	}
+	return area;
+}
+
 /* Merged they have room enough, and until they do something about it. */
 static void work_without_room(int id, unsigned int random)
 {
@@ -397,13 +416,7 @@ static void work_without_room(int id, unsigned int random)
 	pid_t pid;
 
 	memcg_enter();
-	/* A part at a time, and time for ksmd, or it would be too much at once */
-	area = map_pages(ROOMY);
-	CHECK(!madvise(area, ROOMY * PAGE_SIZE, MADV_MERGEABLE));
-	for (size_t i = 0; i < ROOMY; i += NR) {
-		fill_area(area + i * PAGE_SIZE, NR, 1, 8);
-		usleep(100000 * ksm_slow());
-	}
+	area = roomy_area();
 	board->ops[id]++;
 	switch (pick(&random, 6)) {
 	case 0:
@@ -471,7 +484,7 @@ static void killed_in_the_middle(void)
 	}
 	WAIT_FOR(!memcg_write("memory.max", "7M"));
 	memcg_write("memory.swap.max", "1M");
-	while (ksm_now() < end) {
+	while (ksm_now() < end || !killed || !calls()) {
 		usleep(20000);
 		/* Whom it is done to has no room for it */
 		if (!(++turns % 32))
@@ -495,8 +508,6 @@ static void killed_in_the_middle(void)
 	}
 	ksm_note("%ld killed in %ld turns, run = 2 refused %u times", killed,
 		 calls(), refused);
-	CHECK_GE(killed, 1);
-	CHECK_GE(calls(), 1);
 	VERIFY(area, NR, 800, 8);
 	CHECK(!munmap(area, NR * PAGE_SIZE));
 	all_is_well(bytes);
