@@ -35,6 +35,7 @@ struct ksm_knobs ksm_knobs = {
 };
 
 struct ksm_counters ksm_counters;
+bool ksm_given_up;
 DECLARE_RWSEM(ksm_control_lock);
 
 static struct kmem_cache *ksm_node_cache;
@@ -639,6 +640,8 @@ int ksm_set_run(unsigned int run)
 			ksm_free_reserve();
 			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
+		if (run != KSM_STOP)
+			ksm_given_up = run == KSM_UNMERGE && !err;
 		/* What ksmd would have looked at again, if it is to rest now */
 		ksm_reap_later();
 	}

@@ -179,6 +179,9 @@ struct ksm_knobs {
 extern struct ksm_knobs ksm_knobs;
 extern struct rw_semaphore ksm_control_lock;
 
+/* All has been unmerged, and ksmd has not run since; changed like ksm_knobs.run */
+extern bool ksm_given_up;
+
 /**
  * struct ksm_counters - what KSM tells the admin about itself
  * @full_scans: passes over all registered memory; 0 again after run = 2
@@ -377,7 +380,7 @@ struct ksm_chunk {
  * @chunks: struct ksm_chunk by address >> KSM_CHUNK_SHIFT
  * @domain: with whom it may share, as of the last ksm_settle_domain(), with a
  *	reference; NULL if that is the whole system, or not known yet
- * @scan_addr: where scanning goes on; reset with ksm_control_lock for write
+ * @scan_addr: where scanning goes on; reset when nobody scans
  * @collisions: how many of its pages were found lately by the fingerprint of
  *	others that they are not equal to
  * @metadata: bytes of @chunks and of the records they point to; written
@@ -637,6 +640,7 @@ void ksm_adopt(const struct ksm_spot *spot);
 int ksm_break(struct vm_area_struct *vma, unsigned long start,
 	      unsigned long end, bool lock_vma);
 void ksm_break_spot(const struct ksm_spot *spot, unsigned long nr);
+int ksm_forget_mms(void);
 int ksm_unmerge_all(void);
 
 /* ------------------- ksm_collect.c, ksm_match.c: pages of a batch */

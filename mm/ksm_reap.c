@@ -3,7 +3,8 @@
  * KSM: clearing away what is remembered of mms that have exited.
  *
  * Not all at once: a record may be needed to find a child's mapping of its page
- * (ksm_mapping_needed()), and is looked at again until that has gone too.
+ * (ksm_mapping_needed()), and is looked at again until that has gone too.  After
+ * run = 2 the living may have such records, for the sake of the dead.
  */
 #include <linux/sched.h>
 #include <linux/workqueue.h>
@@ -84,17 +85,22 @@ static DECLARE_DELAYED_WORK(ksm_reap_again_work, ksm_reap_again_fn);
 static void ksm_reap_work_fn(struct work_struct *work)
 {
 	unsigned long start = jiffies;
-	bool scanning;
+	bool scanning, left;
 
 	down_read(&ksm_control_lock);
 	/* The old ones are ksmd's to look at again, unless it is at rest */
 	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
 	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
+	/* What the living had to keep for the sake of the dead */
+	if (ksm_given_up)
+		ksm_forget_mms();
 	if (!scanning)
 		ksm_prune();
+	left = ksm_have_dead_mm() ||
+	       (ksm_given_up && atomic_long_read(&ksm_counters.shared));
 	up_read(&ksm_control_lock);
 	WRITE_ONCE(ksm_reap_took, jiffies - start);
-	if (!scanning && ksm_have_dead_mm())
+	if (!scanning && left)
 		queue_delayed_work(system_unbound_wq, &ksm_reap_again_work,
 				   5 * HZ);
 	/* If ksmd is in the way it sees for itself that nobody is left */

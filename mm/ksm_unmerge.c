@@ -568,11 +568,16 @@ static int ksm_unmerge_mms(void)
 	return err;
 }
 
-/*
+/**
+ * ksm_forget_mms - drop what is remembered of all mms
+ *
  * Once the pages are gone: until then it would have to be found out for each
- * record whether a mapping needs it.
+ * record whether a mapping needs it.  Those that one does need stay.
+ *
+ * Context: ksm_control_lock held, nobody scans, one at a time; may sleep.
+ * Return: 0, or -ERESTARTSYS with part of the work done.
  */
-static int ksm_forget_mms(void)
+int ksm_forget_mms(void)
 {
 	struct ksm_mm *kmm;
 
@@ -594,7 +599,8 @@ static int ksm_forget_mms(void)
 /**
  * ksm_unmerge_all - give everybody pages of his own again, forget everything
  *
- * Records that are needed even so, by somebody who is exiting, stay.
+ * Records that are needed even so, by somebody who is exiting, stay until the
+ * reaper has seen him gone.
  *
  * Context: ksm_control_lock held for write; may sleep for long.
  * Return: 0; -ENOMEM or -ERESTARTSYS, with part of the work done.
