@@ -614,6 +614,66 @@ static void against_everybody(void)
 		pthread_join(threads[i], NULL);
 }
 
+/* ---- someone on his way out ---- */
+
+#define EXITS	12
+#define SHARED	64UL		/* pages: little to give up */
+
+/* With more to give back, and that comes first. */
+static void exit_slowly(int tell)
+{
+	const size_t nr = 16384 / ksm_slow();
+	char *area = map_pages(nr);
+
+	madvise(area, nr * PAGE_SIZE, MADV_NOHUGEPAGE);
+	touch_pages(area, nr);
+	if (write(tell, "", 1) != 1)
+		_exit(1);
+	_exit(0);
+}
+
+/*
+ * A child that nobody has ever scanned is found through its parent's records.  If
+ * it is exiting while everything is given up, they have to stay: and go when the
+ * child has gone, though ksmd no longer runs, and somebody has the page.
+ */
+static void someone_exits(void)
+{
+	char *area = map_pages(SHARED), byte;
+	struct iovec page = { area, PAGE_SIZE };
+	int tell[2], hold[2], status;
+	long late = 0;
+	pid_t pid;
+
+	CHECK(!pipe(tell) && !pipe(hold));
+	for (int i = 0; i < EXITS; i++) {
+		fill_area(area, SHARED, 40, 8);
+		CHECK(!madvise(area, SHARED * PAGE_SIZE, MADV_MERGEABLE));
+		ksm_settle();
+		CHECK_EQ(count_ksm(area, SHARED), SHARED);
+		CHECK_EQ(vmsplice(hold[1], &page, 1, 0), PAGE_SIZE);
+		fflush(stdout);
+		pid = fork();
+		if (!pid)
+			exit_slowly(tell[1]);
+		CHECK_EQ(read(tell[0], &byte, 1), 1);
+		/* Later from one time to the next */
+		usleep(i * 500 * ksm_slow());
+		ksm_set("run", 2);
+		late += !!ksm_get("pages_shared");
+		if (i % 2)
+			ksm_set("run", 0);
+		CHECK_EQ(count_ksm(area, SHARED), 0);
+		WAIT_FOR(!ksm_get("pages_shared") && !ksm_get("pages_sharing"));
+		CHECK(waitpid(pid, &status, 0) == pid);
+		CHECK_EQ(status, 0);
+		for (size_t n = 0; n < PAGE_SIZE; n++)
+			CHECK_EQ(read(hold[0], &byte, 1), 1);
+		VERIFY(area, SHARED, 40, 8);
+	}
+	ksm_note("%ld of %d in the midst of an exit", late, EXITS);
+}
+
 static const struct ksm_test tests[] = {
 	{ "by_run_2", by_run_2 },
 	{ "by_advice", by_advice },
@@ -627,6 +687,7 @@ static const struct ksm_test tests[] = {
 	{ "who_is_charged", who_is_charged },
 	{ "changed_meanwhile", changed_meanwhile },
 	{ "against_everybody", against_everybody },
+	{ "someone_exits", someone_exits },
 };
 
 int main(int argc, char **argv)
