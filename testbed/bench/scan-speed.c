@@ -4,8 +4,7 @@
  * already, between two passes; and what KSM keeps for a page.
  * usage: scan-speed MIB MERGED-PERCENT PASSES
  * prints:
- *   first     pages/s of the first pass
- *   steady    pages/s of the later ones
+ *   steady    pages/s of a pass, the first ones left out
  *   of-read   the latter, as a part of what plain reading does
  *   idle      ns for each page of a pass, if nothing has been written since the one before
  *   record    bytes that KSM keeps for each page
@@ -101,9 +100,9 @@ static double several(double (*one)(void), size_t nr, void (*between)(void))
 int main(int argc, char **argv)
 {
 	static const long minimums[] = { 1, 0, 1 };
-	double first, steady;
-	int i;
 	long values[3], merged;
+	double steady;
+	int i;
 
 	arguments(argc, argv, "MIB MERGED-PERCENT PASSES", minimums, values);
 	pages = values[0] * PAGES_PER_MIB;
@@ -113,8 +112,7 @@ int main(int argc, char **argv)
 	offer(area, pages);
 	prepare();
 
-	first = pass();
-	figure("first", pages / first);
+	pass();
 	rewrite_all();
 	pass();
 	if (merged)
