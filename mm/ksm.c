@@ -640,8 +640,10 @@ int ksm_set_run(unsigned int run)
 			ksm_free_reserve();
 			atomic_long_set(&ksm_counters.full_scans, 0);
 		}
-		if (run != KSM_STOP)
-			ksm_given_up = run == KSM_UNMERGE && !err;
+		if (run == KSM_MERGE)
+			WRITE_ONCE(ksm_given_up, false);
+		else if (run == KSM_UNMERGE && !err)
+			WRITE_ONCE(ksm_given_up, true);
 		/* What ksmd would have looked at again, if it is to rest now */
 		ksm_reap_later();
 	}

@@ -179,7 +179,7 @@ struct ksm_knobs {
 extern struct ksm_knobs ksm_knobs;
 extern struct rw_semaphore ksm_control_lock;
 
-/* All has been unmerged, and ksmd has not run since; changed like ksm_knobs.run */
+/* All has been unmerged, and run was not 1 since; changed like ksm_knobs.run */
 extern bool ksm_given_up;
 
 /**

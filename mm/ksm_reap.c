@@ -92,7 +92,7 @@ static void ksm_reap_work_fn(struct work_struct *work)
 	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
 	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
 	/* What the living had to keep for the sake of the dead */
-	if (ksm_given_up)
+	if (ksm_given_up && atomic_long_read(&ksm_counters.shared))
 		ksm_forget_mms();
 	if (!scanning)
 		ksm_prune();

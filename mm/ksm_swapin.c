@@ -26,6 +26,7 @@ static bool ksm_fits(struct folio *folio, struct vm_area_struct *area,
 		return node && !node->key.domain &&
 		       (area->vm_flags & VM_MERGEABLE) &&
 		       READ_ONCE(ksm_knobs.run) != KSM_UNMERGE &&
+		       !READ_ONCE(ksm_given_up) &&
 		       ksm_rmap_finds(folio, area, address);
 	}
 	anon_vma = folio_anon_vma(folio);
