@@ -82,6 +82,12 @@ static void ksm_reap_again_fn(struct work_struct *work)
  */
 static DECLARE_DELAYED_WORK(ksm_reap_again_work, ksm_reap_again_fn);
 
+/* Have the living had to keep records, for the sake of the dead? */
+static bool ksm_kept_by_the_living(void)
+{
+	return ksm_given_up && atomic_long_read(&ksm_counters.shared);
+}
+
 static void ksm_reap_work_fn(struct work_struct *work)
 {
 	unsigned long start = jiffies;
@@ -91,13 +97,11 @@ static void ksm_reap_work_fn(struct work_struct *work)
 	/* The old ones are ksmd's to look at again, unless it is at rest */
 	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
 	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
-	/* What the living had to keep for the sake of the dead */
-	if (ksm_given_up && atomic_long_read(&ksm_counters.shared))
+	if (ksm_kept_by_the_living())
 		ksm_forget_mms();
 	if (!scanning)
 		ksm_prune();
-	left = ksm_have_dead_mm() ||
-	       (ksm_given_up && atomic_long_read(&ksm_counters.shared));
+	left = ksm_have_dead_mm() || ksm_kept_by_the_living();
 	up_read(&ksm_control_lock);
 	WRITE_ONCE(ksm_reap_took, jiffies - start);
 	if (!scanning && left)
