@@ -5,7 +5,7 @@
  * usage: scan-speed MIB MERGED-PERCENT PASSES
  * prints:
  *   steady    pages/s of a pass, the first ones left out
- *   of-read   the latter, as a part of what plain reading does
+ *   of-read   the same, as a part of what plain reading does
  *   idle      ns for each page of a pass, if nothing has been written since the one before
  *   record    bytes that KSM keeps for each page
  *   rest      milliseconds that run = 2 takes if nothing is merged and ksmd is at rest
