@@ -620,9 +620,8 @@ static void against_everybody(void)
 #define SHARED	64UL		/* pages: little to give up */
 
 /* With more to give back, and that comes first. */
-static void exit_slowly(int tell)
+static void exit_slowly(int tell, size_t nr)
 {
-	const size_t nr = 16384 / ksm_slow();
 	char *area = map_pages(nr);
 
 	madvise(area, nr * PAGE_SIZE, MADV_NOHUGEPAGE);
@@ -655,8 +654,9 @@ static void someone_exits(void)
 		fflush(stdout);
 		pid = fork();
 		CHECK(pid >= 0);
+		/* The first takes longer than the reaper waits before it looks */
 		if (!pid)
-			exit_slowly(tell[1]);
+			exit_slowly(tell[1], (i ? 16384 : 57344) / ksm_slow());
 		CHECK_EQ(read(tell[0], &byte, 1), 1);
 		/* Later from one time to the next */
 		usleep(i * 500 * ksm_slow());
