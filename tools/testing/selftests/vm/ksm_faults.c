@@ -245,9 +245,10 @@ static void all_is_well(long bytes)
 	char *area;
 
 	ksm_set("run", 2);
-	/* What a process had goes after it, and a killed one's child may still run */
-	WAIT_FOR(!ksm_get("pages_shared") && !ksm_get("pages_sharing"));
-	WAIT_FOR(!ksm_get("pages_unshared") && !ksm_get("pages_volatile"));
+	CHECK_EQ(ksm_get("pages_shared"), 0);
+	CHECK_EQ(ksm_get("pages_sharing"), 0);
+	CHECK_EQ(ksm_get("pages_unshared"), 0);
+	CHECK_EQ(ksm_get("pages_volatile"), 0);
 	WAIT_FOR(ksm_get("metadata_bytes") <= bytes);
 	area = mergeable_area(NR, 900, 4);
 	ksm_settle();
@@ -464,6 +465,7 @@ static pid_t start_without_room(int id, unsigned int random)
 static void killed_in_the_middle(void)
 {
 	double end = ksm_now() + (ksm_slow() > 1 ? 40 : 10);
+	double latest = end + 20 * ksm_slow();
 	char *area = mergeable_area(NR, 800, 8);
 	unsigned int random = 1, turns = 0, refused = 0;
 	long bytes, killed = 0;
@@ -483,7 +485,8 @@ static void killed_in_the_middle(void)
 	}
 	WAIT_FOR(!memcg_write("memory.max", "7M"));
 	memcg_write("memory.swap.max", "1M");
-	while (ksm_now() < end || !killed || !calls()) {
+	while (ksm_now() < end ||
+	       ((!killed || !calls()) && ksm_now() < latest)) {
 		usleep(20000);
 		/* Whom it is done to has no room for it */
 		if (!(++turns % 32))
@@ -507,6 +510,10 @@ static void killed_in_the_middle(void)
 	}
 	ksm_note("%ld killed in %ld turns, run = 2 refused %u times", killed,
 		 calls(), refused);
+	CHECK_GE(killed, 1);
+	CHECK_GE(calls(), 1);
+	/* A killed one's child may still run, or be on its way out */
+	memcg_wait_empty();
 	VERIFY(area, NR, 800, 8);
 	CHECK(!munmap(area, NR * PAGE_SIZE));
 	all_is_well(bytes);

@@ -262,6 +262,7 @@ int memcg_control(const char *controller);	/* one more of them */
 int memcg_write(const char *file, const char *value);
 long memcg_get(const char *file);
 long memcg_stat(const char *field);
+void memcg_wait_empty(void);	/* all have lost their memory, too */
 void memcg_remove(void);
 double memcg_reclaim(const char *amount);	/* the seconds it took */
 /* Push this group's memory out; true if all these pages are in swap then. */

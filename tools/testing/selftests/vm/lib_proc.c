@@ -174,6 +174,12 @@ long memcg_stat(const char *field)
 	return file_field(memcg_path("memory.stat"), field);
 }
 
+/* A process leaves it after it has given back its memory. */
+void memcg_wait_empty(void)
+{
+	WAIT_FOR(!file_field(memcg_path("cgroup.events"), "populated"));
+}
+
 /* Called when everybody in it is dead; the last may still be going. */
 void memcg_remove(void)
 {
