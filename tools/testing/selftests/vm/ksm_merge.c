@@ -197,8 +197,9 @@ static void scan_counters(void)
 	long scans, scanned;
 
 	ksm_scan(2);
-	scans = ksm_get("full_scans");
+	/* In this order: any number of passes may end between the two */
 	scanned = ksm_get("pages_scanned");
+	scans = ksm_get("full_scans");
 	WAIT_FOR(ksm_get("full_scans") >= scans + 5);
 	/* The pass under way at the start may have been counted already. */
 	CHECK_GE(ksm_get("pages_scanned") - scanned, 4 * nr);
