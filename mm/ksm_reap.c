@@ -90,10 +90,12 @@ static bool ksm_kept_by_the_living(void)
 
 static void ksm_reap_work_fn(struct work_struct *work)
 {
-	unsigned long start = jiffies;
+	unsigned long start;
 	bool scanning, left;
 
 	down_read(&ksm_control_lock);
+	/* Whoever had it may have had it for long */
+	start = jiffies;
 	/* The old ones are ksmd's to look at again, unless it is at rest */
 	scanning = ksm_knobs.run == KSM_MERGE && ksm_have_mm();
 	ksm_reap(scanning ? KSM_REAP_NEW : KSM_REAP_OLD);
