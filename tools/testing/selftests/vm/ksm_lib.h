@@ -108,9 +108,10 @@ double ksm_slow(void);
 	double end_ = ksm_now() + (seconds) * ksm_slow();		\
 	bool ok_;							\
 									\
+	/* Once more at the end: the last look may be long ago */	\
 	while (!(ok_ = !!(cond)) && ksm_now() < end_)			\
 		usleep(5000);						\
-	ok_;								\
+	ok_ || (cond);							\
 })
 #define WAIT_FOR(cond)							\
 	do {								\
@@ -128,6 +129,7 @@ const char *ksm_as_found(const char *knob);
 
 void ksm_scan(int passes);	/* ksmd runs, and goes on running */
 void ksm_one_pass(void);	/* or the rest of one that has begun */
+void ksmd_lies_down(void);	/* waits until it sleeps between two scans */
 void ksm_settle(void);		/* ksmd merges what it can, then stops */
 void ksm_merge_in_place(void);	/* what is merged stays where one of it was */
 

@@ -275,10 +275,23 @@ void ksm_settle(void)
 	ksm_set("run", 0);
 }
 
+/* What it waits for within a scan is no such sleep. */
+void ksmd_lies_down(void)
+{
+	static pid_t ksmd;
+	char path[64], stat[512];
+
+	if (!ksmd)
+		ksmd = pid_of("ksmd");
+	snprintf(path, sizeof(path), "/proc/%d/stat", ksmd);
+	WAIT_FOR(file_read(path, stat, sizeof(stat)) > 0 &&
+		 !strncmp(strchr(stat, ')'), ") S", 3));
+}
+
 /*
  * What ksmd does between two sleeps ends with a pass, if there is a lot it may
- * look at; and it sleeps until it is woken.  Give it time to lie down, then
- * end that sleep by a new value: it waits for 1 in run then.
+ * look at; and it sleeps until it is woken.  Let it lie down, then end that
+ * sleep by a new value: it waits for 1 in run then.
  */
 void ksm_one_pass(void)
 {
@@ -287,13 +300,14 @@ void ksm_one_pass(void)
 
 	ksm_set("run", 0);
 	ksm_set("pages_to_scan", 1000000);
-	usleep(20000 * ksm_slow());
+	ksmd_lies_down();
 	ksm_set("sleep_millisecs", 1000000 + calls++);
-	usleep(20000 * ksm_slow());
+	ksmd_lies_down();
 	from = ksm_get("full_scans");
 	ksm_set("run", 1);
 	WAIT_FOR(ksm_get("full_scans") > from);
 	ksm_set("run", 0);
+	ksmd_lies_down();
 	CHECK_EQ(ksm_get("full_scans"), from + 1);
 }
 
@@ -347,7 +361,7 @@ void suspend_and_resume(void)
 	CHECK(!knob_override("/sys/module/suspend/parameters/pm_test_delay",
 			     "0"));
 	/* Otherwise it would be half a minute until it gives up. */
-	CHECK(!knob_override("/sys/power/pm_freeze_timeout", "5000"));
+	CHECK(!knob_override("/sys/power/pm_freeze_timeout", "20000"));
 	start = ksm_now();
 	CHECK_EQ(file_print("/sys/power/state", "freeze"), 0);
 	ksm_note("asleep and awake again in %.2f s", ksm_now() - start);
