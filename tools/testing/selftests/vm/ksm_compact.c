@@ -130,10 +130,11 @@ static void on_order(void)
 
 	/* Found where they are now. */
 	more = mergeable_area(64, 1000, 64);
-	ksm_settle();
+	ksm_set("run", 1);
 	for (size_t i = 0; i < 64; i++)
 		WAIT_FOR(pfn(more + i * PAGE_SIZE) ==
 			 pfn(area + 2 * i * PAGE_SIZE));
+	ksm_set("run", 0);
 	VERIFY(more, 64, 1000, 64);
 }
 

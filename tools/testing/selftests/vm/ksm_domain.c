@@ -417,10 +417,11 @@ static void left_while_swapped(void)
 /* One who shares pages with himself, and his child, who is not to. */
 static void share_and_fork(struct peer *me, void *arg)
 {
-	int status;
-	char *area;
+	int status, ready[2];
+	char *area, byte;
 	pid_t pid;
 
+	CHECK(!pipe(ready));
 	memcg_enter();
 	area = mergeable_area(ROOMY, 200, 8);
 	peer_send(me, (long)area);
@@ -429,9 +430,12 @@ static void share_and_fork(struct peer *me, void *arg)
 	if (!pid) {
 		/* What cannot be read is given up as the rest is */
 		mprotect(area, ROOMY / 2 * PAGE_SIZE, PROT_NONE);
-		pause();
+		if (write(ready[1], "", 1) == 1)
+			pause();
 		_exit(0);
 	}
+	/* Without the memory that it needs for itself it would be killed */
+	CHECK_EQ(read(ready[0], &byte, 1), 1);
 	peer_send(me, pid);
 	peer_recv(me);
 	/* Nobody has been killed to make room */
@@ -717,24 +721,26 @@ static bool among(unsigned long pfn, const unsigned long *pfns, size_t nr)
 /* stock: expected failure: the KSM page is one of those that are merged */
 static void fresh_frames(void)
 {
-	char *area = map_pages(NR), *twin = map_pages(NR);
+	/* So few that what they were in is kept, not handed out again */
+	const size_t nr = 24;
+	char *area = map_pages(nr), *twin = map_pages(nr);
 	unsigned long *before, *others, *after;
 
-	fill_area(area, NR, 100, NR);
-	fill_area(twin, NR, 100, NR);
-	before = pfns(area, NR);
-	others = pfns(twin, NR);
-	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
-	CHECK(!madvise(twin, NR * PAGE_SIZE, MADV_MERGEABLE));
+	fill_area(area, nr, 100, nr);
+	fill_area(twin, nr, 100, nr);
+	before = pfns(area, nr);
+	others = pfns(twin, nr);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	CHECK(!madvise(twin, nr * PAGE_SIZE, MADV_MERGEABLE));
 	ksm_settle();
-	CHECK_EQ(count_same(getpid(), area, getpid(), twin, NR), NR);
-	after = pfns(area, NR);
-	for (size_t i = 0; i < NR; i++) {
-		CHECK(!among(after[i], before, NR));
-		CHECK(!among(after[i], others, NR));
+	CHECK_EQ(count_same(getpid(), area, getpid(), twin, nr), nr);
+	after = pfns(area, nr);
+	for (size_t i = 0; i < nr; i++) {
+		CHECK(!among(after[i], before, nr));
+		CHECK(!among(after[i], others, nr));
 	}
-	VERIFY(area, NR, 100, NR);
-	VERIFY(twin, NR, 100, NR);
+	VERIFY(area, nr, 100, nr);
+	VERIFY(twin, nr, 100, nr);
 }
 
 static void keep_until_told(struct peer *me, void *area)

@@ -244,6 +244,8 @@ static void all_is_well(long bytes)
 {
 	char *area;
 
+	/* Where it has been 2 for a while that would do nothing */
+	ksm_set("run", 0);
 	ksm_set("run", 2);
 	CHECK_EQ(ksm_get("pages_shared"), 0);
 	CHECK_EQ(ksm_get("pages_sharing"), 0);
@@ -488,8 +490,11 @@ static void killed_in_the_middle(void)
 	while (ksm_now() < end ||
 	       ((!killed || !calls()) && ksm_now() < latest)) {
 		usleep(20000);
-		/* Whom it is done to has no room for it */
-		if (!(++turns % 32))
+		/*
+		 * Whom it is done to has no room for it.  Not when it is late:
+		 * they may need longer for a turn than there is between two.
+		 */
+		if (!(++turns % 32) && (ksm_now() < end || calls()))
 			refused += !!ksm_write("run", "2", 1);
 		ksm_write("run", "1", 1);
 		for (int i = 0; i < WORKERS; i++) {

@@ -65,8 +65,8 @@ static void fill_with_ksm_pages(size_t leave)
 		free(order);
 		CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
 		have += nr / 2;
-		ksm_scan(2);
-		if (!BECOMES(ksm_get("pages_sharing") >= have, 60))
+		ksm_set("run", 1);
+		if (!BECOMES(ksm_get("pages_sharing") >= have, 120))
 			FAIL("merged %ld of %ld", ksm_get("pages_sharing"),
 			     have);
 	}
@@ -167,5 +167,6 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
+	ksm_test_seconds = 300;
 	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

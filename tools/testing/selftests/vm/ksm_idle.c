@@ -195,14 +195,14 @@ static void written_and_reclaimed(void)
 	ksm_set("pages_to_scan", 10000);
 	ksm_set("sleep_millisecs", 0);
 	ksm_set("run", 1);
-	for (double end = ksm_now() + 4; ksm_now() < end; rounds++) {
+	for (double end = ksm_now() + 4; ksm_now() < end || !swapped;
+	     rounds++) {
 		fill_area(area, NR, 10000 + rounds, NR);
 		memcg_reclaim("512K");
 		swapped += count_swapped(area, NR);
 		VERIFY(area, NR, 10000 + rounds, NR);
 	}
 	ksm_note("%ld rounds, %ld pages were swapped out", rounds, swapped);
-	CHECK_GE(swapped, 1);
 }
 
 /* The same after MADV_FREE, which takes the note away, too. */
@@ -216,7 +216,8 @@ static void freed_and_reclaimed(void)
 	ksm_set("pages_to_scan", 10000);
 	ksm_set("sleep_millisecs", 0);
 	ksm_set("run", 1);
-	for (double end = ksm_now() + 4; ksm_now() < end; rounds++) {
+	for (double end = ksm_now() + 4; ksm_now() < end || !swapped;
+	     rounds++) {
 		CHECK(!madvise(area, NR * PAGE_SIZE, MADV_FREE));
 		fill_area(area, NR, 20000 + rounds, NR);
 		usleep(rounds % 8 * 10000);
@@ -225,7 +226,6 @@ static void freed_and_reclaimed(void)
 		VERIFY(area, NR, 20000 + rounds, NR);
 	}
 	ksm_note("%ld rounds, %ld pages were swapped out", rounds, swapped);
-	CHECK_GE(swapped, 1);
 }
 
 struct writer {

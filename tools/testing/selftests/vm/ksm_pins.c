@@ -200,7 +200,7 @@ static bool unevictable(const char *addr)
 static void locked_becomes(long expect)
 {
 	ksm_scan(2);
-	if (!BECOMES(locked_pages() == expect, 5))
+	if (!BECOMES(locked_pages() == expect, 20))
 		FAIL("%ld pages are locked, not %ld", locked_pages(), expect);
 	ksm_set("run", 0);
 }

@@ -325,8 +325,8 @@ static void areas_replaced(void)
 	pthread_join(thread, &wrong);
 	if (wrong)
 		FAIL("%s", (char *)wrong);
+	WAIT_FOR(count_ksm(area, r.nr) == r.nr);
 	VERIFY(area, r.nr, 101, 1);
-	CHECK_EQ(count_ksm(area, r.nr), r.nr);
 }
 
 static const struct ksm_test tests[] = {

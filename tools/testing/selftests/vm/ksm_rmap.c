@@ -116,8 +116,9 @@ static void orphans(bool scan)
 	for (int round = 0; round < 4; round++) {
 		int node = nodes[round % 2];
 
-		CHECK_EQ(move_to_node(board->pid, pages, status, NR, node,
-				      KSM_MPOL_MF_MOVE_ALL), 0);
+		/* One may be in somebody's hands; lost, it would never move */
+		WAIT_FOR(!move_to_node(board->pid, pages, status, NR, node,
+				       KSM_MPOL_MF_MOVE_ALL));
 		for (size_t i = 0; i < NR; i++) {
 			CHECK_EQ(status[i], node);
 			CHECK_EQ(page_mapcount(pfn_of(board->pid, pages[i])),
@@ -353,6 +354,7 @@ static void split_areas_cost(void)
 {
 	const size_t contents = cost_pages(), nr = contents * COST_SHARERS;
 	double whole, split;
+	int rounds = 0;
 	char *area;
 
 	need_nodes(nodes, 2);
@@ -360,16 +362,21 @@ static void split_areas_cost(void)
 	ksm_settle();
 	CHECK_EQ(ksm_get("pages_shared"), contents);
 	CHECK_EQ(ksm_get("pages_sharing"), nr - contents);
-	whole = time_of_move(area);
-	for (size_t i = 0; i < nr; i += 2)
-		CHECK(!mprotect(area + i * PAGE_SIZE, PAGE_SIZE, PROT_READ));
-	split = time_of_move(area);
-	ksm_note("moved %zu pages of %d sharers in %.3f s, in %zu areas %.3f s",
-		 contents, COST_SHARERS, whole, nr, split);
-	VERIFY(area, nr, 900, contents);
-	/* A slow host may add something. */
-	if (split > 2 * whole + 0.2 * ksm_slow())
-		FAIL("cost grows with the number of areas");
+	/* A host that is busy elsewhere adds something, but not every time. */
+	do {
+		CHECK(!mprotect(area, nr * PAGE_SIZE, PROT_READ | PROT_WRITE));
+		whole = time_of_move(area);
+		for (size_t i = 0; i < nr; i += 2)
+			CHECK(!mprotect(area + i * PAGE_SIZE, PAGE_SIZE,
+					PROT_READ));
+		split = time_of_move(area);
+		ksm_note("moved %zu pages of %d sharers in %.3f s, in %zu areas %.3f s",
+			 contents, COST_SHARERS, whole, nr, split);
+		VERIFY(area, nr, 900, contents);
+		if (split <= 2 * whole + 0.2 * ksm_slow())
+			return;
+	} while (++rounds < 3);
+	FAIL("cost grows with the number of areas");
 }
 
 static void peer_advises(struct peer *me, void *arg)

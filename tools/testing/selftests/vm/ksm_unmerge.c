@@ -154,6 +154,8 @@ static void taken_apart(void (*unmerge)(char *area))
 	if (unmerge != by_run)
 		ksm_set("run", 1);
 	WAIT_FOR(!ksm_get("pages_shared") && !ksm_get("pages_sharing"));
+	/* ksmd may still be at the last of them */
+	ksm_set("run", 0);
 	CHECK_EQ(proc_merging(getpid()), 0);
 }
 
@@ -299,13 +301,21 @@ static bool unevictable(const char *addr)
 	return page_flags(pfn(addr)) & BIT_ULL(KPF_UNEVICTABLE);
 }
 
+/* Every processor has some that it has not told the others of. */
+static long locked_pages(void)
+{
+	char nothing[8];
+
+	file_read("/proc/sys/vm/stat_refresh", nothing, sizeof(nothing));
+	return vm_event("nr_mlock");
+}
+
 /* The kernel counts in batches; ksmd empties these with every pass. */
 static void locked_becomes(long expect)
 {
 	ksm_scan(2);
-	if (!BECOMES(vm_event("nr_mlock") == expect, 5))
-		FAIL("%ld pages are locked, not %ld", vm_event("nr_mlock"),
-		     expect);
+	if (!BECOMES(locked_pages() == expect, 5))
+		FAIL("%ld pages are locked, not %ld", locked_pages(), expect);
 	ksm_set("run", 0);
 }
 
@@ -316,8 +326,7 @@ static void locked(void)
 	long before;
 
 	mergeable_area(2, 890, 2);	/* for ksmd to have something to do */
-	ksm_scan(0);
-	before = vm_event("nr_mlock");
+	before = locked_pages();
 	locked = mergeable_area(NR, 900, 8);
 	plain = mergeable_area(NR, 900, 8);
 	CHECK(!mlock(locked, NR * PAGE_SIZE));
@@ -379,8 +388,8 @@ static void peer_charged(struct peer *me, void *arg)
 
 static void who_is_charged(void)
 {
+	long merged, charged;
 	struct peer peer;
-	long merged;
 	char *area;
 
 	peer_start(&peer, peer_charged, NULL);
@@ -390,9 +399,11 @@ static void who_is_charged(void)
 	CHECK_EQ(ksm_get("pages_sharing") + ksm_get("pages_shared"), 2 * NR);
 	merged = memcg_stat("anon");
 	ksm_set("run", 2);
-	ksm_note("%ld bytes more are charged", memcg_stat("anon") - merged);
-	CHECK_GE(memcg_stat("anon") - merged, (NR - 40) * PAGE_SIZE);
-	CHECK_GE((NR + 40) * PAGE_SIZE, memcg_stat("anon") - merged);
+	/* They lag behind: by 64 updates for a processor, and 64 for each */
+	charged = memcg_stat("anon") - merged;
+	ksm_note("%ld bytes more are charged", charged);
+	CHECK_GE(charged, (NR - NR / 4) * PAGE_SIZE);
+	CHECK_GE((NR + NR / 4) * PAGE_SIZE, charged);
 	peer_send(&peer, 0);
 	CHECK_EQ(peer_recv(&peer), 0);
 	VERIFY(area, NR, 1100, 8);
@@ -695,5 +706,7 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
+	/* As long as it takes if every exit waits for the reaper's next turn */
+	ksm_test_seconds = 120;
 	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }
