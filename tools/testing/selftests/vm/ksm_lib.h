@@ -106,12 +106,12 @@ double ksm_slow(void);
 #define BECOMES(cond, seconds)						\
 ({									\
 	double end_ = ksm_now() + (seconds) * ksm_slow();		\
-	bool ok_;							\
+	bool ok_, late_;						\
 									\
-	/* Once more at the end: the last look may be long ago */	\
-	while (!(ok_ = !!(cond)) && ksm_now() < end_)			\
+	/* The clock first, for there to be a look after the deadline */ \
+	while (late_ = ksm_now() >= end_, !(ok_ = !!(cond)) && !late_)	\
 		usleep(5000);						\
-	ok_ || (cond);							\
+	ok_;								\
 })
 #define WAIT_FOR(cond)							\
 	do {								\
