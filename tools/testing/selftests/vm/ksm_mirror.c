@@ -43,8 +43,11 @@ static void mirror(int fd, unsigned long request, const char *area,
 		.buffer = (unsigned long)buffer,
 		.pages = nr,
 	};
+	int err;
 
-	if (ioctl(fd, request, &command))
+	/* It gives up when the first try took a second */
+	WAIT_FOR(!(err = ioctl(fd, request, &command)) || errno != EBUSY);
+	if (err)
 		FAIL("the device does not reach the memory: errno %d", errno);
 	CHECK_EQ(command.copied, nr);
 }

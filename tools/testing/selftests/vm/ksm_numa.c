@@ -210,6 +210,7 @@ static void moved_while_scanned(void)
 	VERIFY(b, NR, 700, distinct);
 	ksm_set("run", 1);
 	WAIT_FOR(ksm_get("pages_shared") == 2 * (long)distinct);
+	ksm_set("run", 0);
 	CHECK_EQ(ksm_get("pages_sharing"), 2 * (NR - distinct));
 	ksm_set("run", 2);
 	CHECK_EQ(count_ksm(a, NR), 0);

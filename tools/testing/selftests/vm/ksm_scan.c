@@ -21,9 +21,10 @@ static void old_pages_are_skipped(void)
 
 	ksm_set("smart_scan", 1);
 	ksm_scan(15);
+	/* In this order: any number of passes may end between two of them */
 	skipped = ksm_get("pages_skipped");
-	scanned = ksm_get("pages_scanned");
 	scans = ksm_get("full_scans");
+	scanned = ksm_get("pages_scanned");
 	ksm_scan(40);
 	ksm_set("run", 0);
 	scans = ksm_get("full_scans") - scans;
@@ -87,8 +88,8 @@ static void pace_is_kept(void)
 	ksm_set("pages_to_scan", 10);
 	ksm_set("sleep_millisecs", 50);
 	ksm_scan(1);
-	scanned = ksm_get("pages_scanned");
 	start = ksm_now();
+	scanned = ksm_get("pages_scanned");
 	usleep(1500000);
 	scanned = ksm_get("pages_scanned") - scanned;
 	took = ksm_now() - start;
@@ -97,8 +98,10 @@ static void pace_is_kept(void)
 	/* A slow machine may do less, but does something. */
 	CHECK_GE(scanned, 10 * (took / 0.05) / 10 / ksm_slow());
 
+	/* What it has begun is done when run has changed */
+	ksm_set("run", 0);
 	ksm_set("pages_to_scan", 0);
-	usleep(100000);
+	ksm_set("run", 1);
 	scanned = ksm_get("pages_scanned");
 	CHECK(!BECOMES(ksm_get("pages_scanned") != scanned, 0.3));
 	VERIFY(area, NR, 4000, NR);
@@ -106,14 +109,17 @@ static void pace_is_kept(void)
 
 static void ksmd_rests(void)
 {
+	long switches, before = 0;
 	char path[64];
-	long switches;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", pid_of("ksmd"));
 	/* The pass that finds everything gone, and one more. */
-	usleep(200000 * ksm_slow());
-	switches = file_field(path, "voluntary_ctxt_switches");
-	CHECK_GE(switches, 1);
+	do {
+		switches = before;
+		usleep(200000 * ksm_slow());
+		before = file_field(path, "voluntary_ctxt_switches");
+		CHECK_GE(before, 1);
+	} while (before != switches);
 	CHECK(!BECOMES(file_field(path, "voluntary_ctxt_switches") -
 		       switches > 2, 1));
 }
@@ -174,9 +180,10 @@ static void pass_ends_with_the_last(void)
 	scans = ksm_get("pages_scanned");
 	ksm_set("run", 1);
 	WAIT_FOR(ksm_get("pages_scanned") > scans);
+	scans = ksm_get("full_scans");
 	peer_send(&peer, 0);
 	peer_join(&peer);
-	usleep(600000 * ksm_slow());
+	WAIT_FOR(ksm_get("full_scans") > scans);
 
 	scans = ksm_get("full_scans");
 	area = mergeable_area(NR, 5300, NR);

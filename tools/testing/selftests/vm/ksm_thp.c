@@ -12,6 +12,8 @@ static char *huge_area(size_t nr_huge, uint64_t seed, size_t distinct)
 {
 	char *area = map_huge(nr_huge);
 
+	/* khugepaged is not to put together again what is taken apart */
+	CHECK(!madvise(area, nr_huge * HUGE_SIZE, MADV_NOHUGEPAGE));
 	fill_area(area, nr_huge * HUGE_PAGES, seed, distinct);
 	CHECK(!madvise(area, nr_huge * HUGE_SIZE, MADV_MERGEABLE));
 	CHECK_EQ(huge_kb(area), nr_huge * HUGE_KB);
@@ -143,8 +145,8 @@ static void held_while_split(void)
 	CHECK(read(fds[0], back, PAGE_SIZE) == PAGE_SIZE);
 	CHECK(page_is(back, 9009));
 	ksm_set("run", 1);
-	WAIT_FOR(count_ksm(plain, 8) == 8);
-	CHECK_EQ(count_ksm(area + 100 * PAGE_SIZE, 8), 8);
+	WAIT_FOR(count_ksm(plain, 8) == 8 &&
+		 count_ksm(area + 100 * PAGE_SIZE, 8) == 8);
 	VERIFY(area, HUGE_PAGES, 9000, HUGE_PAGES);
 	VERIFY(plain, 8, 9100, 8);
 }
@@ -246,6 +248,7 @@ static void collapsed_on_demand(void)
 	CHECK_EQ(count_ksm(area, HUGE_PAGES), merged);
 	CHECK(!madvise(area, HUGE_SIZE, MADV_HUGEPAGE));
 	CHECK(!madvise(area, HUGE_SIZE, MADV_COLLAPSE));
+	CHECK(!madvise(area, HUGE_SIZE, MADV_NOHUGEPAGE));
 	CHECK_EQ(huge_kb(area), HUGE_KB);
 	CHECK_EQ(count_ksm(area, HUGE_PAGES), 0);
 	CHECK_EQ(count_ksm(other, merged), merged);
