@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --mem 512M --append cma=64M --timeout 300 */
+/* vm: --mem 512M --append cma=64M */
 /* stock-fails: while_scanned */
 /*
  * KSM pages make room in the memory that CMA has lent out.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --mem 768M --timeout 300 */
+/* vm: --mem 768M */
 /*
  * Memory full of KSM pages is compacted, by order and for huge pages.
  */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --mem 640M --timeout 400 */
+/* vm: --mem 640M */
 /* not on a debug kernel: a measurement, and a long one */
 /*
  * Memory full of KSM pages yields as many huge pages as memory full of

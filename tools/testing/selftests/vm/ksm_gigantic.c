@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --mem 5G --timeout 300 */
+/* vm: --mem 5G */
 /* not on a debug kernel: its own memory is in every gigabyte */
 /*
  * KSM pages make room for a huge page of a gigabyte.
@@ -132,6 +132,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	ksm_test_seconds = 240;
 	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

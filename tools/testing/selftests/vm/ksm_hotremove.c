@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* vm: --nodes 2 --hotplug 512M --timeout 300 */
+/* vm: --nodes 2 --hotplug 512M */
 /* stock-fails: over_and_over */
 /*
  * Memory that holds KSM pages is taken away, and comes back.

@@ -113,9 +113,10 @@ double ksm_slow(void);
 		usleep(5000);						\
 	ok_;								\
 })
+/* Long: on a busy host each TLB flush waits for a processor to get its turn. */
 #define WAIT_FOR(cond)							\
 	do {								\
-		if (!BECOMES(cond, 20))					\
+		if (!BECOMES(cond, 60))					\
 			FAIL("still not so after the deadline: %s", #cond); \
 	} while (0)
 

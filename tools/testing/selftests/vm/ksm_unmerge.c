@@ -706,7 +706,5 @@ static const struct ksm_test tests[] = {
 
 int main(int argc, char **argv)
 {
-	/* As long as it takes if every exit waits for the reaper's next turn */
-	ksm_test_seconds = 120;
 	return ksm_run_tests(argc, argv, tests, ARRAY_SIZE(tests));
 }

@@ -69,7 +69,7 @@ void peer_send(struct peer *p, long value)
 
 long peer_recv(struct peer *p)
 {
-	return peer_recv_within(p, 40);
+	return peer_recv_within(p, 120);
 }
 
 long peer_recv_within(struct peer *p, int seconds)

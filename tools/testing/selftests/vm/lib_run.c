@@ -9,7 +9,7 @@
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
 
-double ksm_test_seconds = 60;
+double ksm_test_seconds = 180;
 
 /*
  * The knobs with the values every test starts from, in the order in which
