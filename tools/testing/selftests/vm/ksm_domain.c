@@ -434,6 +434,8 @@ static void share_and_fork(struct peer *me, void *arg)
 			pause();
 		_exit(0);
 	}
+	CHECK(pid > 0);
+	close(ready[1]);
 	/* Without the memory that it needs for itself it would be killed */
 	CHECK_EQ(read(ready[0], &byte, 1), 1);
 	peer_send(me, pid);

@@ -467,7 +467,6 @@ static pid_t start_without_room(int id, unsigned int random)
 static void killed_in_the_middle(void)
 {
 	double end = ksm_now() + (ksm_slow() > 1 ? 40 : 10);
-	double latest = end + 20 * ksm_slow();
 	char *area = mergeable_area(NR, 800, 8);
 	unsigned int random = 1, turns = 0, refused = 0;
 	long bytes, killed = 0;
@@ -487,8 +486,7 @@ static void killed_in_the_middle(void)
 	}
 	WAIT_FOR(!memcg_write("memory.max", "7M"));
 	memcg_write("memory.swap.max", "1M");
-	while (ksm_now() < end ||
-	       ((!killed || !calls()) && ksm_now() < latest)) {
+	while (ksm_goes_on(end, killed && calls())) {
 		usleep(20000);
 		/*
 		 * Whom it is done to has no room for it.  Not when it is late:

@@ -195,14 +195,14 @@ static void written_and_reclaimed(void)
 	ksm_set("pages_to_scan", 10000);
 	ksm_set("sleep_millisecs", 0);
 	ksm_set("run", 1);
-	for (double end = ksm_now() + 4; ksm_now() < end || !swapped;
-	     rounds++) {
+	for (double end = ksm_now() + 4; ksm_goes_on(end, swapped); rounds++) {
 		fill_area(area, NR, 10000 + rounds, NR);
 		memcg_reclaim("512K");
 		swapped += count_swapped(area, NR);
 		VERIFY(area, NR, 10000 + rounds, NR);
 	}
 	ksm_note("%ld rounds, %ld pages were swapped out", rounds, swapped);
+	CHECK_GE(swapped, 1);
 }
 
 /* The same after MADV_FREE, which takes the note away, too. */
@@ -216,8 +216,7 @@ static void freed_and_reclaimed(void)
 	ksm_set("pages_to_scan", 10000);
 	ksm_set("sleep_millisecs", 0);
 	ksm_set("run", 1);
-	for (double end = ksm_now() + 4; ksm_now() < end || !swapped;
-	     rounds++) {
+	for (double end = ksm_now() + 4; ksm_goes_on(end, swapped); rounds++) {
 		CHECK(!madvise(area, NR * PAGE_SIZE, MADV_FREE));
 		fill_area(area, NR, 20000 + rounds, NR);
 		usleep(rounds % 8 * 10000);
@@ -226,6 +225,7 @@ static void freed_and_reclaimed(void)
 		VERIFY(area, NR, 20000 + rounds, NR);
 	}
 	ksm_note("%ld rounds, %ld pages were swapped out", rounds, swapped);
+	CHECK_GE(swapped, 1);
 }
 
 struct writer {
@@ -277,7 +277,7 @@ static void count_and_reclaim(char *area)
 	ksm_set("run", 1);
 	CHECK(!pthread_create(&thread, NULL, count_laps, &w));
 	/* The writer has them back before they could be counted in the area */
-	for (double end = ksm_now() + 4; ksm_now() < end || !swapped;
+	for (double end = ksm_now() + 4; ksm_goes_on(end, swapped);
 	     usleep(100000)) {
 		write_now(w.count, true);
 		memcg_reclaim("512K");
@@ -287,6 +287,7 @@ static void count_and_reclaim(char *area)
 	write_now(w.stop, true);
 	CHECK(!pthread_join(thread, NULL));
 	ksm_note("%ld laps, %ld pages were swapped out", w.laps, swapped);
+	CHECK_GE(swapped, 1);
 	CHECK_EQ(w.lost, 0);
 	for (size_t i = 0; i < NR; i++)
 		CHECK_EQ(*counter(area, i), w.laps);

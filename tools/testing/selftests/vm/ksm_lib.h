@@ -101,6 +101,11 @@ void ksm_check_ge(const char *file, int line, const char *left, long l,
 /* Times are in seconds of CLOCK_MONOTONIC. */
 double ksm_now(void);
 double ksm_slow(void);
+/*
+ * What is to be met by chance is looked for until then, whether it has been met
+ * or not; and if it has not, for a minute more.
+ */
+bool ksm_goes_on(double end, bool met);
 
 /* Does the condition come true within these seconds? */
 #define BECOMES(cond, seconds)						\

@@ -40,8 +40,8 @@ static void be_reclaimed(struct peer *me, void *arg)
 	area = mergeable_area(NR, 200, NR / 2);
 	peer_send(me, 0);
 	peer_recv(me);
-	for (double end = ksm_now() + 3; ksm_now() < end || swapped < (long)NR;
-	     rounds++) {
+	for (double end = ksm_now() + 3;
+	     ksm_goes_on(end, swapped >= (long)NR); rounds++) {
 		memcg_reclaim("1M");
 		swapped += count_swapped(area, NR);
 		VERIFY(area, NR, 200, NR / 2);

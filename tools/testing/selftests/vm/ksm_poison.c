@@ -101,7 +101,7 @@ static void soft_offline_scanned(void)
 	int moved = 0, tries;
 
 	ksm_scan(4);
-	for (tries = 0; ksm_now() < end || !moved; tries++) {
+	for (tries = 0; ksm_goes_on(end, moved); tries++) {
 		char *page = area + moved % NR * PAGE_SIZE;
 		unsigned long from = pfn(page);
 
@@ -119,6 +119,7 @@ static void soft_offline_scanned(void)
 	}
 	ksm_note("soft-offline with ksmd at it: %d moved at %d attempts", moved,
 		 tries);
+	CHECK_GE(moved, 1);
 	WAIT_FOR(count_ksm(area, NR) == NR);
 	VERIFY(area, NR, 200, 4);
 }

@@ -533,7 +533,6 @@ static void storm(void)
 {
 	const char *seed = getenv("KSM_STORM_SEED");
 	double end = ksm_now() + storm_seconds();
-	double latest = end + 60 * ksm_slow();
 	int status;
 
 	need_nodes(nodes, 2);
@@ -556,8 +555,7 @@ static void storm(void)
 		CHECK(!pthread_create(&disturbers[i].thread, NULL, disturb,
 				      &disturbers[i]));
 	}
-	while (ksm_now() < end ||
-	       (!all_have_been_at_it() && ksm_now() < latest)) {
+	while (ksm_goes_on(end, all_have_been_at_it())) {
 		for (int id = 0; id < WORKERS; id++)
 			if (waitpid(board->pid[id], &status, WNOHANG))
 				FAIL("worker %d: status %#x", id, status);

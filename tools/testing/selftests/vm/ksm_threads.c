@@ -231,8 +231,11 @@ static void portions(void)
 	need_threads(2);
 	start_holders(peers, MMS, &c, false);
 	ksm_one_pass();
-	ksm_set("pages_to_scan", 777);
+	/* In the sleep after a scan, not in that for want of one */
+	ksm_set("pages_to_scan", 0);
 	ksm_set("run", 1);
+	ksmd_lies_down();
+	ksm_set("pages_to_scan", 777);
 	scanned = ksm_get("pages_scanned");
 	passes = ksm_get("full_scans");
 	for (int pass = 0; pass < 3; pass++) {
@@ -412,7 +415,6 @@ static void come_and_go(char *area)
 static void exits_and_forks(void)
 {
 	double end = ksm_now() + 5 * ksm_slow();
-	double latest = end + 20 * ksm_slow();
 	struct peer peers[MMS];
 	int status, forks = 0;
 	long scans;
@@ -422,8 +424,7 @@ static void exits_and_forks(void)
 	area = mergeable_area(NR, 300, NR / 2);
 	scans = ksm_get("full_scans");
 	fflush(stdout);
-	while (ksm_now() < end || (ksm_get("full_scans") < scans + 2 &&
-				   ksm_now() < latest)) {
+	while (ksm_goes_on(end, ksm_get("full_scans") >= scans + 2)) {
 		for (int i = 0; i < 4; i++) {
 			pid_t pid = fork();
 

@@ -176,7 +176,7 @@ static void rates(void)
 	char *area = settled();
 	FILE *ksmstat;
 
-	run_well("ksmstat", "");	/* or it is not there */
+	CHECK_EQ(lines(run_well("ksmstat", "-j 0.1 3").out), 3);
 	ksmstat = popen("PATH=.:$PATH exec ksmstat -j 0.5", "r");
 	CHECK(ksmstat);
 	next_line(ksmstat, &e);

@@ -55,6 +55,13 @@ double ksm_slow(void)
 	return n > 1 ? n : 1;
 }
 
+bool ksm_goes_on(double end, bool met)
+{
+	double now = ksm_now();
+
+	return now < end || (!met && now < end + 60 * ksm_slow());
+}
+
 static void say(const char *prefix, const char *fmt, va_list args)
 {
 	char line[512];
