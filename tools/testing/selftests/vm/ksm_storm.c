@@ -314,18 +314,24 @@ static void migrate_one(struct disturber *d)
 	usleep(50000);
 }
 
-static void compact(struct disturber *d)
-{
-	d->done += !file_write("/proc/sys/vm/compact_memory", "1", 1);
-	usleep(200000);
-}
-
 /*
  * A block can be taken away with a poisoned page in it.  If that is said to be
  * sound again meanwhile, it is put on a list of free pages that is then left
  * behind, on any kernel; if it is not, the block does not come back.
+ *
+ * Nor does compaction see that the block it is in has been taken away, on any
+ * kernel, and goes by what is no struct page any more.  With both in a loop and
+ * nothing merged that takes half a minute to crash where these are poisoned.
  */
 static pthread_mutex_t memory_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void compact(struct disturber *d)
+{
+	pthread_mutex_lock(&memory_lock);
+	d->done += !file_write("/proc/sys/vm/compact_memory", "1", 1);
+	pthread_mutex_unlock(&memory_lock);
+	usleep(200000);
+}
 
 /* Good pages, which are moved away, and can be used again afterwards. */
 static void soft_offline(struct disturber *d)
