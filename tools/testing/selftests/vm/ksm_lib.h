@@ -204,6 +204,9 @@ size_t count_same(pid_t pid, const char *area, pid_t other_pid,
 		  const char *other, size_t nr);
 uint64_t page_flags(unsigned long pfn);
 long page_mapcount(unsigned long pfn);
+bool unevictable(const void *addr);
+long locked_pages(void);		/* of everybody */
+void locked_becomes(long expect);	/* with ksmd's help; stopped then */
 bool is_ksm(const void *addr);
 size_t count_ksm(const char *area, size_t nr);
 size_t count_swapped(const char *area, size_t nr);

@@ -186,25 +186,6 @@ static void spliced(void)
 
 /* ---- pitfall 10: locked memory ---- */
 
-static long locked_pages(void)
-{
-	return file_field("/proc/meminfo", "Mlocked") * 1024 / PAGE_SIZE;
-}
-
-static bool unevictable(const char *addr)
-{
-	return page_flags(pfn(addr)) & BIT_ULL(KPF_UNEVICTABLE);
-}
-
-/* The kernel counts in batches; ksmd empties these with every pass. */
-static void locked_becomes(long expect)
-{
-	ksm_scan(2);
-	if (!BECOMES(locked_pages() == expect, 20))
-		FAIL("%ld pages are locked, not %ld", locked_pages(), expect);
-	ksm_set("run", 0);
-}
-
 static void one_locked(bool lock_first)
 {
 	char *locked, *plain;

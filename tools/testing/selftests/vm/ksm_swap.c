@@ -390,19 +390,17 @@ static double time_out(uint64_t seed, bool split)
 /* stock: expected failure: every walk goes through the whole anon_vma */
 static void split_areas_cost(void)
 {
-	double whole, split;
-	int rounds = 0;
-
 	memcg_enter();
 	/* A host that is busy elsewhere adds something, but not every time. */
-	do {
-		whole = time_out(3000, false);
-		split = time_out(4000, true);
+	for (int i = 0; i < 3; i++) {
+		double whole = time_out(3000, false);
+		double split = time_out(4000, true);
+
 		ksm_note("pages of 200 sharers out in %.3f s, from areas of their own in %.3f s",
 			 whole, split);
 		if (split <= 2 * whole + 0.2 * ksm_slow())
 			return;
-	} while (++rounds < 3);
+	}
 	FAIL("cost grows with the number of areas");
 }
 

@@ -296,29 +296,6 @@ static void partly_protected(void)
 	VERIFY(area, NR, 800, NR);
 }
 
-static bool unevictable(const char *addr)
-{
-	return page_flags(pfn(addr)) & BIT_ULL(KPF_UNEVICTABLE);
-}
-
-/* Every processor has some that it has not told the others of. */
-static long locked_pages(void)
-{
-	char nothing[8];
-
-	file_read("/proc/sys/vm/stat_refresh", nothing, sizeof(nothing));
-	return vm_event("nr_mlock");
-}
-
-/* The kernel counts in batches; ksmd empties these with every pass. */
-static void locked_becomes(long expect)
-{
-	ksm_scan(2);
-	if (!BECOMES(locked_pages() == expect, 5))
-		FAIL("%ld pages are locked, not %ld", locked_pages(), expect);
-	ksm_set("run", 0);
-}
-
 /* pitfall 10: who has locked it locks his own page, and nobody else's */
 static void locked(void)
 {

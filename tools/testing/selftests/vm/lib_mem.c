@@ -254,6 +254,29 @@ long page_mapcount(unsigned long pfn)
 	return read_entry("/proc/kpagecount", pfn);
 }
 
+bool unevictable(const void *addr)
+{
+	return page_flags(pfn(addr)) & BIT_ULL(KPF_UNEVICTABLE);
+}
+
+/* Every processor has some that it has not told the others of. */
+long locked_pages(void)
+{
+	char nothing[8];
+
+	file_read("/proc/sys/vm/stat_refresh", nothing, sizeof(nothing));
+	return vm_event("nr_mlock");
+}
+
+/* The kernel counts in batches, too; ksmd empties these with every pass. */
+void locked_becomes(long expect)
+{
+	ksm_scan(2);
+	if (!BECOMES(locked_pages() == expect, 20))
+		FAIL("%ld pages are locked, not %ld", locked_pages(), expect);
+	ksm_set("run", 0);
+}
+
 size_t count_swapped(const char *area, size_t nr)
 {
 	uint64_t *entry = entries_of(getpid(), area, nr);
