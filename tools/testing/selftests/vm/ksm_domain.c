@@ -412,7 +412,8 @@ static void left_while_swapped(void)
 	VERIFY(area, NR, 100, NR);
 }
 
-#define ROOMY	1024UL
+#define ROOMY	2048UL
+#define ROOMY_CONTENTS	(ROOMY / 2)	/* which the child is to have, too */
 
 /* One who shares pages with himself, and his child, who is not to. */
 static void share_and_fork(struct peer *me, void *arg)
@@ -423,7 +424,7 @@ static void share_and_fork(struct peer *me, void *arg)
 
 	CHECK(!pipe(ready));
 	memcg_enter();
-	area = mergeable_area(ROOMY, 200, 8);
+	area = mergeable_area(ROOMY, 200, ROOMY_CONTENTS);
 	peer_send(me, (long)area);
 	peer_recv(me);
 	pid = fork();
@@ -444,7 +445,7 @@ static void share_and_fork(struct peer *me, void *arg)
 	CHECK_EQ(waitpid(pid, &status, WNOHANG), 0);
 	peer_send(me, 0);
 	peer_recv(me);
-	VERIFY(area, ROOMY, 200, 8);
+	VERIFY(area, ROOMY, 200, ROOMY_CONTENTS);
 	kill(pid, SIGKILL);
 	CHECK_EQ(waitpid(pid, &status, 0), pid);
 }
@@ -461,10 +462,10 @@ static void no_room_to_leave(void)
 	peer_start(&parent, share_and_fork, NULL);
 	area = (char *)peer_recv(&parent);
 	ksm_settle();
-	CHECK_EQ(ksm_get("pages_sharing"), ROOMY - 8);
+	CHECK_EQ(ksm_get("pages_sharing"), ROOMY - ROOMY_CONTENTS);
 	memcg_write("memory.swap.max", "0");
 	snprintf(limit, sizeof(limit), "%ld", memcg_get("memory.current") +
-		 ROOMY / 4 * (long)PAGE_SIZE);
+		 ROOMY_CONTENTS / 4 * (long)PAGE_SIZE);
 	CHECK_EQ(memcg_write("memory.max", limit), 0);
 	peer_send(&parent, 0);
 	pid = peer_recv(&parent);

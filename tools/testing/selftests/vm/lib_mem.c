@@ -70,15 +70,16 @@ size_t free_pages(void)
 
 void leave_free(size_t nr)
 {
-	size_t free = free_pages();
+	size_t free, taken;
 	char *area;
 
-	if (free < nr + HUGE_PAGES)
-		return;
-	nr = (free - nr) / HUGE_PAGES * HUGE_PAGES;
-	area = map_pages(nr);
-	madvise(area, nr * PAGE_SIZE, MADV_HUGEPAGE);
-	touch_pages(area, nr);
+	/* What others give back meanwhile is taken, too */
+	while ((free = free_pages()) >= nr + HUGE_PAGES) {
+		taken = (free - nr) / HUGE_PAGES * HUGE_PAGES;
+		area = map_pages(taken);
+		madvise(area, taken * PAGE_SIZE, MADV_HUGEPAGE);
+		touch_pages(area, taken);
+	}
 }
 
 /* No two words of one page are alike, nor the same word of two seeds. */
