@@ -9,6 +9,8 @@
  * has to clean up after itself.
  *
  * Environment: KSM_TEST_SLOW=N multiplies every deadline (slow kernels).
+ * KSM_TEST_JITTER=1 has the test stand still at checks now and then, for up to
+ * 0.3 s, as on a host with more to do: what then fails counts on a quiet one.
  * Arguments: names of the tests to run; all of them when there are none.
  */
 #ifndef _KSM_LIB_H
@@ -80,9 +82,13 @@ void ksm_check_eq(const char *file, int line, const char *left, long l,
 void ksm_check_ge(const char *file, int line, const char *left, long l,
 		  const char *right, long r);
 
+/* Stands still by chance, with KSM_TEST_JITTER.  Changes no page. */
+void ksm_jitter(void);
+
 #define FAIL(...)	ksm_fail(__FILE__, __LINE__, __VA_ARGS__)
 #define CHECK(cond)							\
 	do {								\
+		ksm_jitter();						\
 		if (!(cond))						\
 			FAIL("not so: %s (errno %d)", #cond, errno);	\
 	} while (0)
@@ -93,6 +99,7 @@ void ksm_check_ge(const char *file, int line, const char *left, long l,
 /* The call is to fail with this errno. */
 #define CHECK_ERRNO(call, err)						\
 	do {								\
+		ksm_jitter();						\
 		errno = 0;						\
 		if ((long)(call) != -1 || errno != (err))		\
 			FAIL("%s: errno %d, not %s", #call, errno, #err); \
@@ -116,6 +123,7 @@ bool ksm_goes_on(double end, bool met);
 	/* The clock first, for there to be a look after the deadline */ \
 	while (late_ = ksm_now() >= end_, !(ok_ = !!(cond)) && !late_)	\
 		usleep(5000);						\
+	ksm_jitter();							\
 	ok_;								\
 })
 /* Long: on a busy host each TLB flush waits for a processor to get its turn. */

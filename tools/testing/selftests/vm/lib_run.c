@@ -11,6 +11,8 @@
 
 double ksm_test_seconds = 180;
 
+static bool jitters;
+
 /*
  * The knobs with the values every test starts from, in the order in which
  * they can be written: max_page_sharing and merge_across_nodes want nothing
@@ -53,6 +55,24 @@ double ksm_slow(void)
 	double n = slow ? atof(slow) : 1;
 
 	return n > 1 ? n : 1;
+}
+
+/*
+ * One in three windows of 4 ms is for standing still.  Nothing is kept about it:
+ * some processes may not write to any page of theirs.
+ */
+void ksm_jitter(void)
+{
+	static const int ms[] = { 1, 1, 2, 5, 10, 20, 50, 300 };
+	uint64_t chance;
+
+	if (!jitters)
+		return;
+	chance = ((uint64_t)(ksm_now() * 1000 / 4) << 16 | (getpid() & 0xffff)) *
+		 0x9e3779b97f4a7c15ULL;
+	chance ^= chance >> 32;
+	if (!(chance % 3))
+		usleep(1000 * ms[chance / 3 % ARRAY_SIZE(ms)]);
 }
 
 bool ksm_goes_on(double end, bool met)
@@ -106,6 +126,7 @@ void ksm_skip(const char *fmt, ...)
 void ksm_check_eq(const char *file, int line, const char *left, long l,
 		  const char *right, long r)
 {
+	ksm_jitter();
 	if (l != r)
 		ksm_fail(file, line, "%s is %ld, but %s is %ld", left, l,
 			 right, r);
@@ -114,6 +135,7 @@ void ksm_check_eq(const char *file, int line, const char *left, long l,
 void ksm_check_ge(const char *file, int line, const char *left, long l,
 		  const char *right, long r)
 {
+	ksm_jitter();
 	if (l < r)
 		ksm_fail(file, line, "%s is %ld, less than %s, %ld", left, l,
 			 right, r);
@@ -506,6 +528,7 @@ int ksm_run_tests(int argc, char **argv, const struct ksm_test *tests,
 	if (overrides == MAP_FAILED)
 		ksft_exit_fail_msg("out of memory\n");
 	save_knobs();
+	jitters = getenv("KSM_TEST_JITTER");
 
 	for (int i = 0; i < nr_tests; i++) {
 		double start = ksm_now();
