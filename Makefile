@@ -5,7 +5,8 @@ Q := $(if $(V),,@)
 
 help:
 	@echo 'make run [KERNEL=stock]   boot it and show real programs share memory while their pages migrate'
-	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead; LONG=1 adds the long ones'
+	@echo 'make test [ONLY=NAMES]    every test; STOCK=1 runs our tests on the stock kernel instead; LONG=1 adds the long ones,'
+	@echo '                          JITTER=1 has them stand still by chance'
 	@echo 'make bench [SCENARIO=NAMES]  the speeds, against the stock kernel; FULL=1 adds the large sizes, ROUNDS=N'
 	@echo 'make check                checkpatch, sparse, W=1, kernel-doc, a model, the configuration matrix'
 	@echo 'make build                the kernels that make run and make test boot'
