@@ -178,6 +178,7 @@ size_t free_pages(void);
 void leave_free(size_t nr);
 void fill_page(void *page, uint64_t seed);
 bool page_is(const void *page, uint64_t seed);
+bool all_zero(const char *area, size_t nr);	/* pages */
 /* Page i holds the content of seed + i % distinct. */
 void fill_area(char *area, size_t nr, uint64_t seed, size_t distinct);
 void verify_at(const char *file, int line, const char *area, size_t nr,

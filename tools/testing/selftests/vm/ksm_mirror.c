@@ -117,7 +117,6 @@ static void zero_page(void)
 {
 	int fd = open_mirror();
 	char *area = map_pages(NR), *buffer = map_pages(NR), *other;
-	static const char nothing[PAGE_SIZE];
 
 	mirror(fd, MIRROR_WRITE, area, buffer, NR);
 	CHECK(!madvise(area, NR * PAGE_SIZE, MADV_MERGEABLE));
@@ -127,8 +126,7 @@ static void zero_page(void)
 	device_write(fd, area, NR, 600, NR);
 	VERIFY(area, NR, 600, NR);
 	other = map_pages(NR);
-	for (size_t i = 0; i < NR; i++)
-		CHECK(!memcmp(other + i * PAGE_SIZE, nothing, PAGE_SIZE));
+	CHECK(all_zero(other, NR));
 }
 
 /* Merged and written to, over and over: what was written last is there. */
@@ -222,8 +220,7 @@ static void zero_pages_are_counted(void)
 	CHECK_EQ(move_to_device(fd, area, NR), NR);
 	CHECK_EQ(ksm_get("ksm_zero_pages"), 0);
 	CHECK_EQ(proc_ksm(getpid(), "ksm_zero_pages"), 0);
-	for (size_t i = 0; i < NR * PAGE_SIZE; i++)
-		CHECK(!area[i]);
+	CHECK(all_zero(area, NR));
 }
 
 static const struct ksm_test tests[] = {

@@ -211,8 +211,7 @@ static void not_inherited(void)
 	CHECK_EQ(count_ksm(wiped, nr), nr);
 	if (!fork()) {
 		CHECK_ERRNO(madvise(area, PAGE_SIZE, MADV_MERGEABLE), ENOMEM);
-		for (size_t i = 0; i < nr * PAGE_SIZE; i++)
-			CHECK(!wiped[i]);
+		CHECK(all_zero(wiped, nr));
 		fill_area(wiped, nr, 71, 1);
 		VERIFY(wiped, nr, 71, 1);
 		_exit(0);
@@ -233,8 +232,7 @@ static void pages_go_away(void)
 	CHECK_EQ(count_ksm(area, nr), nr);
 	CHECK(!munmap(area + 48 * PAGE_SIZE, 16 * PAGE_SIZE));
 	CHECK(!madvise(area + 32 * PAGE_SIZE, 16 * PAGE_SIZE, MADV_DONTNEED));
-	for (size_t i = 32 * PAGE_SIZE; i < 48 * PAGE_SIZE; i++)
-		CHECK(!area[i]);
+	CHECK(all_zero(area + 32 * PAGE_SIZE, 16));
 	/* Other content in the place of merged pages. */
 	CHECK(mmap(area, 16 * PAGE_SIZE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == area);

@@ -63,10 +63,8 @@ static char *page_of(struct worker *w, size_t i)
 
 static void check_page(struct worker *w, size_t i)
 {
-	static const char empty[PAGE_SIZE];
-
 	if (w->seed[i] ? page_is(page_of(w, i), w->seed[i]) :
-			 !memcmp(page_of(w, i), empty, PAGE_SIZE))
+			 all_zero(page_of(w, i), 1))
 		return;
 	FAIL("worker %d: page %zu is not %ld", w->id, i, (long)w->seed[i]);
 }

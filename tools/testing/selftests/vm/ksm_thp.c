@@ -117,12 +117,10 @@ static void empty_huge_page(void)
 	ksm_set("run", 0);
 	CHECK_EQ(huge_kb(area), 0);
 	CHECK_GE(HUGE_PAGES, proc_ksm(getpid(), "ksm_zero_pages"));
-	for (size_t i = 0; i < HUGE_SIZE; i++)
-		CHECK(!area[i]);
+	CHECK(all_zero(area, HUGE_PAGES));
 	ksm_set("run", 2);
 	CHECK_EQ(proc_ksm(getpid(), "ksm_zero_pages"), 0);
-	for (size_t i = 0; i < HUGE_SIZE; i++)
-		CHECK(!area[i]);
+	CHECK(all_zero(area, HUGE_PAGES));
 }
 
 /* pitfall 21: somebody holds the huge page, it cannot be split, all is well */

@@ -164,8 +164,7 @@ static void empty_page(void)
 	ksm_settle();
 	CHECK_EQ(proc_ksm(getpid(), "ksm_zero_pages"), 8);
 	check_seen("ksm_merge_one_page", 8);
-	for (size_t i = 0; i < 8 * PAGE_SIZE; i++)
-		CHECK(!area[i]);
+	CHECK(all_zero(area, 8));
 }
 
 /* The node is found stale before its mappings have gone from the lists. */

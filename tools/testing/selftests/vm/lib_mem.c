@@ -106,6 +106,11 @@ bool page_is(const void *page, uint64_t seed)
 	return true;
 }
 
+bool all_zero(const char *area, size_t nr)
+{
+	return !*area && !memcmp(area, area + 1, nr * PAGE_SIZE - 1);
+}
+
 void fill_area(char *area, size_t nr, uint64_t seed, size_t distinct)
 {
 	for (size_t i = 0; i < nr; i++)
