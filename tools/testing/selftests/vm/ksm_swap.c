@@ -263,69 +263,88 @@ static void swap_switched_off(void)
 }
 
 /*
- * Two KSM pages of one content, swapped out, and one sharer of each brought
- * back.  The two merge to a page that is in the swap cache, as the others
- * still have its entry: that is where migration, reclaim and swap-in meet.
+ * Reclaim takes KSM pages away from their sharers, but the pipe holds them: so
+ * they stay in the swap cache, where their sharers find them again.
  */
-static size_t merge_in_swap_cache(char *area, size_t nr)
+static void leave_in_swap_cache(char *area, int ends[2])
+{
+	struct iovec held = { area, NR * PAGE_SIZE };
+
+	CHECK(!pipe(ends));
+	CHECK_GE(fcntl(ends[1], F_SETPIPE_SZ, NR * PAGE_SIZE), 1);
+	CHECK_EQ(vmsplice(ends[1], &held, 1, 0), (long)(NR * PAGE_SIZE));
+	CHECK(memcg_swap_out(area, NR));
+}
+
+/* Is one sharer of each page here, and the page in the swap cache for the rest? */
+static bool shared_from_swap_cache(char *area)
 {
 	size_t cached = 0;
 
-	ksm_settle();
-	CHECK_EQ(count_ksm(area, nr), nr);
-	CHECK(memcg_swap_out(area, nr));
-	for (size_t i = 0; i < nr; i += 2)
-		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
-	ksm_settle();
-	for (size_t i = 0; i < nr; i += 2) {
-		uint64_t flags = page_flags(pfn(area + i * PAGE_SIZE));
-
-		cached += flags & BIT_ULL(KPF_SWAPCACHE) &&
-			  is_ksm(area + i * PAGE_SIZE);
-	}
-	return cached;
+	for (size_t i = 0; i < DISTINCT; i++)
+		cached += is_ksm(area + i * PAGE_SIZE) &&
+			  page_flags(pfn(area + i * PAGE_SIZE)) &
+			  BIT_ULL(KPF_SWAPCACHE);
+	return cached == DISTINCT && count_swapped(area, NR) == NR - DISTINCT;
 }
 
+/* That is where migration, reclaim and swap-in meet. */
 static void migrated_in_swap_cache(void)
 {
-	const size_t nr = 256;
-	char *area, *pages[64];
-	int nodes[2], status[64];
-	size_t cached;
+	int nodes[2], status[DISTINCT], ends[2];
+	char *area, *pages[DISTINCT];
 
 	need_nodes(nodes, 2);
 	memcg_enter();
-	ksm_set("max_page_sharing", 2);
-	area = map_pages(nr);
-	for (size_t i = 0; i < nr; i++)
-		fill_page(area + i * PAGE_SIZE, 1400 + i / 4);
-	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
-	cached = merge_in_swap_cache(area, nr);
-	ksm_note("%zu mappings of KSM pages in the swap cache", cached);
-	if (!cached)
-		ksm_skip("no KSM page is in the swap cache");
+	area = merged_area(1400);
+	leave_in_swap_cache(area, ends);
+	VERIFY(area, DISTINCT, 1400, DISTINCT);
+	close(ends[0]);
+	close(ends[1]);
+	CHECK(shared_from_swap_cache(area));
 
+	for (size_t i = 0; i < DISTINCT; i++)
+		pages[i] = area + i * PAGE_SIZE;
 	for (int round = 0; round < 4; round++) {
-		/* the two that were brought back map the same page */
-		for (size_t i = 0; i < nr / 4; i++)
-			pages[i] = area + 4 * i * PAGE_SIZE;
-		CHECK_GE(move_to_node(0, pages, status, nr / 4,
+		CHECK_GE(move_to_node(0, pages, status, DISTINCT,
 				      nodes[round % 2], KSM_MPOL_MF_MOVE_ALL),
 			 0);
-		for (size_t i = 0; i < nr / 4; i++)
+		for (size_t i = 0; i < DISTINCT; i++)
 			CHECK_EQ(status[i], nodes[round % 2]);
-		CHECK_EQ(count_swapped(area, nr), nr / 2);
-		for (size_t i = 0; i < nr; i += 2)
-			CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
+		CHECK(shared_from_swap_cache(area));
+		VERIFY(area, DISTINCT, 1400, DISTINCT);
 	}
-	/* The rest comes out of the swap cache, to where it is now. */
-	for (size_t i = 0; i < nr; i++)
-		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
-	ksm_settle();
-	/* With two sharers allowed, one more is found on the page itself. */
-	CHECK_GE(count_ksm(area, nr), nr / 4 * 3);
-	for (size_t i = 0; i < nr; i++)
-		CHECK(page_is(area + i * PAGE_SIZE, 1400 + i / 4));
+	/* The others get it out of the swap cache, where it is now. */
+	VERIFY(area, NR, 1400, DISTINCT);
+	CHECK_EQ(count_ksm(area, NR), NR);
+	for (size_t i = DISTINCT; i < NR; i++)
+		CHECK_EQ(pfn(area + i * PAGE_SIZE),
+			 pfn(area + (i - DISTINCT) * PAGE_SIZE));
+	fill_area(area, NR, 1700, NR);
+	VERIFY(area, NR, 1700, NR);
+}
+
+/* When all merging is given up, what comes out of the swap cache is one's own. */
+static void given_up_in_swap_cache(void)
+{
+	char *area, *in_pipe = map_pages(NR);
+	int ends[2];
+
+	memcg_enter();
+	area = merged_area(1500);
+	leave_in_swap_cache(area, ends);
+	ksm_set("run", 2);
+	VERIFY(area, NR / 2, 1500, DISTINCT);
+	ksm_set("run", 0);
+	VERIFY(area, NR, 1500, DISTINCT);
+	CHECK_EQ(count_ksm(area, NR), 0);
+	CHECK_EQ(ksm_get("pages_shared"), 0);
+	fill_area(area, NR, 1700, NR);
+	for (size_t i = 0; i < NR; i++)
+		CHECK_EQ(read(ends[0], in_pipe + i * PAGE_SIZE, PAGE_SIZE),
+			 (long)PAGE_SIZE);
+	VERIFY(in_pipe, NR, 1500, DISTINCT);
+	VERIFY(area, NR, 1700, NR);
 }
 
 /* ksmd, reclaim, writers and children, all at once. */
@@ -415,6 +434,7 @@ static const struct ksm_test tests[] = {
 	{ "unmerged_when_out", unmerged_when_out },
 	{ "swap_switched_off", swap_switched_off },
 	{ "migrated_in_swap_cache", migrated_in_swap_cache },
+	{ "given_up_in_swap_cache", given_up_in_swap_cache },
 	{ "everything_at_once", everything_at_once },
 	{ "split_areas_cost", split_areas_cost },
 };
