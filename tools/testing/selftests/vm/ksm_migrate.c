@@ -472,7 +472,9 @@ static void unmerged_while_moving(void)
 	need_nodes(nodes, 2);
 	moving = mergeable_area(128, 8000, 16);
 	mover_start(&m, moving, 128, nodes);
-	for (int round = 0; round < 10; round++) {
+	/* Between finding a page and giving it up, where there is such a knob */
+	knob_override("/sys/kernel/debug/ksm/windows/break", "1000");
+	for (int round = 0; round < 30; round++) {
 		ksm_scan(3);
 		WAIT_FOR(ksm_get("pages_sharing") >= (long)m.nr / 2);
 		ksm_set("run", 2);
