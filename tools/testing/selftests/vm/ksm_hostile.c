@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+/* vm: --swap 256M */
 /*
  * Those who would keep ksmd busy: a scan takes time in proportion to the pages
  * that there are, whoever made them.  (pitfall 32)
@@ -171,6 +172,60 @@ static void colliding_pages_stay_apart(void)
 		}
 	ksm_set("run", 2);
 	CHECK(!memcmp(area, twin, nr * PAGE_SIZE));
+}
+
+/*
+ * Pages that are in the swap cache, clean, and may be written to without a fault:
+ * the disk of the tests is so fast that a page that nobody else has goes past the
+ * swap cache, unless it is read ahead, as the third is after two that a child has.
+ */
+static char *read_ahead(size_t nr)
+{
+	char *area = map_pages(nr);
+	size_t cached = 0;
+	pid_t child;
+
+	fill_area(area, nr, 1, nr);
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	for (size_t i = 0; i < nr; i++)
+		if (i % 4 > 1)
+			fill_page(area + i * PAGE_SIZE, i);
+	CHECK(memcg_swap_out(area, nr));
+	for (size_t i = 0; i < nr; i++)
+		read_byte(area + i * PAGE_SIZE);
+	for (size_t i = 2; i < nr; i += 4)
+		cached += !!(page_flags(pfn(area + i * PAGE_SIZE)) &
+			     BIT_ULL(KPF_SWAPCACHE));
+	ksm_note("%zu of %zu pages were read ahead", cached, nr / 4);
+	CHECK_GE(cached, nr / 8);
+	return area;
+}
+
+/*
+ * pitfall 6: clean in the swap cache, then dirtied through the page table; ksmd
+ * cleans the entry to compare pages, and they differ.  What has been written
+ * must go to swap all the same.
+ */
+static void different_after_swapin(void)
+{
+	const size_t nr = 256;
+	char *area, *same = map_pages(nr);
+
+	need_to_know_fingerprints();
+	fill_colliding(same, nr, 2000);
+	memcg_enter();
+	area = read_ahead(nr);
+	memcpy(area, same, nr * PAGE_SIZE);
+	CHECK(!madvise(area, nr * PAGE_SIZE, MADV_MERGEABLE));
+	ksm_settle();
+	CHECK_EQ(count_ksm(area, nr), 0);
+	CHECK(memcg_swap_out(area, nr));
+	CHECK(!memcmp(area, same, nr * PAGE_SIZE));
 }
 
 static char *colliding_area(size_t nr, size_t number)
@@ -421,6 +476,7 @@ static void many_processes(void)
 static const struct ksm_test tests[] = {
 	{ "collisions_cost_little", collisions_cost_little },
 	{ "colliding_pages_stay_apart", colliding_pages_stay_apart },
+	{ "different_after_swapin", different_after_swapin },
 	{ "found_behind_another", found_behind_another },
 	{ "others_are_merged", others_are_merged },
 	{ "churn_stops_nobody", churn_stops_nobody },
