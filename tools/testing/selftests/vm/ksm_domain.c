@@ -376,7 +376,6 @@ static size_t count_present(pid_t pid, const char *area)
  */
 static void left_while_swapped(void)
 {
-	struct iovec held;
 	struct peer child;
 	int ends[2];
 	char *area;
@@ -391,10 +390,7 @@ static void left_while_swapped(void)
 	ksm_settle();
 	CHECK_EQ(count_same(child.pid, area, getpid(), area, NR), NR);
 
-	CHECK(!pipe(ends));
-	CHECK_GE(fcntl(ends[1], F_SETPIPE_SZ, 2 * NR * PAGE_SIZE), 1);
-	held = (struct iovec){ area, NR * PAGE_SIZE };
-	CHECK_EQ(vmsplice(ends[1], &held, 1, 0), (long)(NR * PAGE_SIZE));
+	hold_in_pipe(area, NR, ends);
 	CHECK(BECOMES((memcg_reclaim("1M"), !count_present(getpid(), area) &&
 		       !count_present(child.pid, area)), 20));
 	VERIFY(area, NR, 100, NR);

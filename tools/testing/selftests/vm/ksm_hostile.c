@@ -199,8 +199,7 @@ static char *read_ahead(size_t nr)
 	for (size_t i = 0; i < nr; i++)
 		read_byte(area + i * PAGE_SIZE);
 	for (size_t i = 2; i < nr; i += 4)
-		cached += !!(page_flags(pfn(area + i * PAGE_SIZE)) &
-			     BIT_ULL(KPF_SWAPCACHE));
+		cached += in_swap_cache(area + i * PAGE_SIZE);
 	ksm_note("%zu of %zu pages were read ahead", cached, nr / 4);
 	CHECK_GE(cached, nr / 8);
 	return area;
@@ -274,8 +273,7 @@ static void others_are_merged(void)
 	struct peer peer;
 	char *area;
 
-	if (access(FINGERPRINT, R_OK))
-		ksm_skip("how fingerprints are made is not known");
+	need_to_know_fingerprints();
 	peer_start(&peer, peer_collides, NULL);
 	peer_recv(&peer);
 	ksm_scan(4);

@@ -179,6 +179,8 @@ void leave_free(size_t nr);
 void fill_page(void *page, uint64_t seed);
 bool page_is(const void *page, uint64_t seed);
 bool all_zero(const char *area, size_t nr);	/* pages */
+/* References to all of them; the pipe's ends are to be closed, or read. */
+void hold_in_pipe(char *area, size_t nr, int ends[2]);
 /* Page i holds the content of seed + i % distinct. */
 void fill_area(char *area, size_t nr, uint64_t seed, size_t distinct);
 void verify_at(const char *file, int line, const char *area, size_t nr,
@@ -214,6 +216,7 @@ size_t count_same(pid_t pid, const char *area, pid_t other_pid,
 uint64_t page_flags(unsigned long pfn);
 long page_mapcount(unsigned long pfn);
 bool unevictable(const void *addr);
+bool in_swap_cache(const void *addr);
 long locked_pages(void);		/* of everybody */
 void locked_becomes(long expect);	/* with ksmd's help; stopped then */
 bool is_ksm(const void *addr);

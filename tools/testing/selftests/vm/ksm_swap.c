@@ -105,7 +105,7 @@ static void children(void)
 	merged_again(area, 200);
 }
 
-/* pitfall 6: clean in the swap cache, then dirtied through the page table */
+/* pitfall 6: brought back by a reader, then dirtied through the page table */
 static void dirty_after_swapin(void)
 {
 	char *area;
@@ -268,11 +268,7 @@ static void swap_switched_off(void)
  */
 static void leave_in_swap_cache(char *area, int ends[2])
 {
-	struct iovec held = { area, NR * PAGE_SIZE };
-
-	CHECK(!pipe(ends));
-	CHECK_GE(fcntl(ends[1], F_SETPIPE_SZ, NR * PAGE_SIZE), 1);
-	CHECK_EQ(vmsplice(ends[1], &held, 1, 0), (long)(NR * PAGE_SIZE));
+	hold_in_pipe(area, NR, ends);
 	CHECK(memcg_swap_out(area, NR));
 }
 
@@ -283,8 +279,7 @@ static bool shared_from_swap_cache(char *area)
 
 	for (size_t i = 0; i < DISTINCT; i++)
 		cached += is_ksm(area + i * PAGE_SIZE) &&
-			  page_flags(pfn(area + i * PAGE_SIZE)) &
-			  BIT_ULL(KPF_SWAPCACHE);
+			  in_swap_cache(area + i * PAGE_SIZE);
 	return cached == DISTINCT && count_swapped(area, NR) == NR - DISTINCT;
 }
 

@@ -111,6 +111,15 @@ bool all_zero(const char *area, size_t nr)
 	return !*area && !memcmp(area, area + 1, nr * PAGE_SIZE - 1);
 }
 
+void hold_in_pipe(char *area, size_t nr, int ends[2])
+{
+	struct iovec held = { area, nr * PAGE_SIZE };
+
+	CHECK(!pipe(ends));
+	CHECK_GE(fcntl(ends[1], F_SETPIPE_SZ, nr * PAGE_SIZE), 1);
+	CHECK_EQ(vmsplice(ends[1], &held, 1, 0), (long)(nr * PAGE_SIZE));
+}
+
 void fill_area(char *area, size_t nr, uint64_t seed, size_t distinct)
 {
 	for (size_t i = 0; i < nr; i++)
@@ -263,6 +272,11 @@ long page_mapcount(unsigned long pfn)
 bool unevictable(const void *addr)
 {
 	return page_flags(pfn(addr)) & BIT_ULL(KPF_UNEVICTABLE);
+}
+
+bool in_swap_cache(const void *addr)
+{
+	return page_flags(pfn(addr)) & BIT_ULL(KPF_SWAPCACHE);
 }
 
 /* Every processor has some that it has not told the others of. */
